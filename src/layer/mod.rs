@@ -1,0 +1,26 @@
+//! Layers: one file (or one snapshot in it) and what it says about its virtual disk.
+//!
+//! A layer never opens another layer, and knows nothing of chains: that is [`crate::chain`]'s
+//! business. Its words are put together by [`crate::map`].
+
+use crate::error::Result;
+use crate::extent::{GuestOffset, Slot, Words};
+
+/// One layer of a chain.
+pub trait Layer: Send + Sync {
+    /// Bytes of the virtual disk, as this layer knows it.
+    fn virtual_size(&self) -> u64;
+
+    /// Says what this layer holds in `words.range()`, which may reach past the virtual size (the
+    /// map cuts there). A table that cannot be read becomes [`crate::extent::Fault::Unreadable`]
+    /// for the ranges it maps, and a line in the log.
+    fn words(&self, words: &mut Words);
+
+    /// Fills `buf` with the bytes at `guest`, which lie in one extent of this layer; `slot` is
+    /// that of the first byte.
+    fn read(&self, slot: Slot, guest: GuestOffset, buf: &mut [u8]) -> Result<()>;
+
+    /// An upper estimate of the bytes that this layer itself maps, from sizes alone where
+    /// possible: it must stay cheap.
+    fn allocated_at_most(&self) -> u64;
+}

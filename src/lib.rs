@@ -1,0 +1,31 @@
+//! qcowfs mounts a directory of VM-disk backups and shows every restore point as a raw disk.
+//!
+//! # What lives where (arrows go down only)
+//!
+//! | module     | what it is                                                                   |
+//! |------------|------------------------------------------------------------------------------|
+//! | [`cli`]    | options, logging, the commands and their exit codes                          |
+//! | [`mount`]  | mounting, unmounting, signals                                                |
+//! | [`fuse`]   | the kernel's requests: decode, call, reply                                   |
+//! | [`errno`]  | the one table from our errors to the kernel's numbers                        |
+//! | [`tree`]   | the folders, files and names of the view; inode numbers; info.json           |
+//! | [`view`]   | a checkpoint as a disk: read, seek to data or hole                           |
+//! | [`chain`]  | found files -> trees of checkpoints, with the evidence for each link         |
+//! | [`layout`] | the rules of each backup tool: names and sidecars                            |
+//! | [`map`]    | the flattened maps of a whole chain, region by region                        |
+//! | [`layer`]  | one file -> what it says about a range: qcow2, raw                           |
+//! | [`codec`]  | deflate, zstd                                                                |
+//! | [`source`] | read-only bytes of the files beneath the source folder                       |
+//! | [`extent`] | ranges and what is said about them                                           |
+//! | [`error`]  | what can go wrong                                                            |
+//!
+//! # The way of a read
+//!
+//! [`fuse`] finds the image behind an inode ([`tree`]), asks it for bytes ([`view`]); the view has
+//! the range resolved by the chain's map ([`map`]), which asks each layer ([`layer`]) at most once
+//! per region, and then has the owning layer fetch each piece from its file ([`source`]).
+
+pub mod error;
+pub mod extent;
+pub mod layer;
+pub mod source;

@@ -1,0 +1,3 @@
+//! The `qcowfs` program: everything is in the library.
+
+fn main() {}

@@ -1,0 +1,256 @@
+//! Files of the source folder, opened when they are read and closed when others need the
+//! descriptors: a source may hold far more files than a process may have open.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use quick_cache::sync::Cache;
+use rustix::fs::SeekFrom;
+
+use super::root::{FileStat, SourceRoot, file_stat};
+use super::{Allocation, AllocationState, Source, sys};
+use crate::error::{Error, Result};
+
+/// Descriptors kept free for everything else: the FUSE device, folders, logs.
+const RESERVED_DESCRIPTORS: u64 = 64;
+/// More open files than this gain nothing.
+const MOST_DESCRIPTORS: u64 = 8192;
+
+/// Where QEMU locks byte 100 + n of an image it holds permission n of (block/file-posix.c).
+const QEMU_LOCK_WRITE: i64 = 101;
+
+/// The open files of one source, at most as many as the process may have.
+#[derive(Debug)]
+struct Descriptors {
+    root: Arc<SourceRoot>,
+    open: Cache<u64, Arc<File>>,
+    next_id: AtomicU64,
+}
+
+/// A regular file beneath the source folder, pinned by device, inode, size and mtime.
+#[derive(Debug)]
+pub struct LocalFile {
+    descriptors: Arc<Descriptors>,
+    id: u64,
+    path: PathBuf,
+    stat: FileStat,
+}
+
+/// Hands out the files of one source folder.
+#[derive(Debug, Clone)]
+pub struct LocalFiles {
+    descriptors: Arc<Descriptors>,
+}
+
+impl LocalFiles {
+    /// The files beneath `root`.
+    pub fn new(root: Arc<SourceRoot>) -> Self {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let room = limit.unwrap_or(MOST_DESCRIPTORS).saturating_sub(RESERVED_DESCRIPTORS);
+        let room = usize::try_from(room.clamp(16, MOST_DESCRIPTORS)).unwrap_or(16);
+        let open = Cache::new(room);
+        Self { descriptors: Arc::new(Descriptors { root, open, next_id: AtomicU64::new(0) }) }
+    }
+
+    /// Opens and pins the file at `path` (relative to the root).
+    pub fn open(&self, path: &Path) -> Result<LocalFile> {
+        let (file, stat) = self.descriptors.root.open_file(path)?;
+        let id = self.descriptors.next_id.fetch_add(1, Ordering::Relaxed);
+        self.descriptors.open.insert(id, Arc::new(file));
+        let descriptors = Arc::clone(&self.descriptors);
+        Ok(LocalFile { descriptors, id, path: path.to_path_buf(), stat })
+    }
+}
+
+impl LocalFile {
+    /// What `stat` said when the file was pinned.
+    pub fn stat(&self) -> &FileStat {
+        &self.stat
+    }
+
+    /// Whether a QEMU process holds the image open for writing.
+    pub fn is_in_use(&self) -> Result<bool> {
+        let file = self.file()?;
+        sys::is_locked(&file, QEMU_LOCK_WRITE).map_err(|e| Error::io(&self.path, e))
+    }
+
+    /// The open file, opened again where its descriptor had to make room for others.
+    fn file(&self) -> Result<Arc<File>> {
+        if let Some(file) = self.descriptors.open.get(&self.id) {
+            return Ok(file);
+        }
+        let (file, stat) = self.descriptors.root.open_file(&self.path)?;
+        self.check_unchanged(&stat)?;
+        let file = Arc::new(file);
+        self.descriptors.open.insert(self.id, Arc::clone(&file));
+        Ok(file)
+    }
+
+    fn check_unchanged(&self, now: &FileStat) -> Result<()> {
+        let then = &self.stat;
+        if (now.id, now.size, now.mtime) == (then.id, then.size, then.mtime) {
+            return Ok(());
+        }
+        let what = if now.id == then.id { "changed" } else { "was replaced" };
+        let reason = format!("the file {what} since it was found; mount again to see it anew");
+        Err(Error::io(&self.path, io::Error::other(reason)))
+    }
+
+    /// Proves that what was just read belongs to the file as it was pinned. It comes after the
+    /// read: a change between the two shows as well.
+    fn verify(&self, file: &File) -> Result<()> {
+        let stat = rustix::fs::fstat(file).map_err(|e| Error::io(&self.path, e))?;
+        self.check_unchanged(&file_stat(&stat))
+    }
+
+    fn fiemap(&self, file: &File, range: &Range<u64>) -> Result<Option<Vec<Allocation>>> {
+        let mut found = AllocationList::new(range);
+        while found.next < range.end {
+            let left = range.end - found.next;
+            let batch = match sys::fiemap(file, found.next, left) {
+                Ok(batch) => batch,
+                Err(e) if is_unsupported(&e) => return Ok(None),
+                Err(e) => return Err(Error::io_at(&self.path, found.next, e)),
+            };
+            let before = found.next;
+            let last = batch.last().is_none_or(|extent| extent.last);
+            for extent in batch {
+                let state = if extent.unwritten {
+                    AllocationState::Unwritten
+                } else {
+                    AllocationState::Data
+                };
+                found.push(extent.logical, extent.logical.saturating_add(extent.length), state);
+            }
+            // No extent, or none that goes further: the rest is a hole.
+            if last || found.next == before {
+                break;
+            }
+        }
+        Ok(Some(found.finish()))
+    }
+
+    fn seek_holes(&self, file: &File, range: &Range<u64>) -> Result<Vec<Allocation>> {
+        let mut found = AllocationList::new(range);
+        while found.next < range.end {
+            let at = found.next;
+            let data = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+                Ok(data) => data,
+                // No data from here on.
+                Err(rustix::io::Errno::NXIO) => break,
+                Err(e) => return Err(Error::io_at(&self.path, at, e)),
+            };
+            if data >= range.end {
+                break;
+            }
+            let hole = rustix::fs::seek(file, SeekFrom::Hole(data))
+                .map_err(|e| Error::io_at(&self.path, data, e))?;
+            found.push(data, hole, AllocationState::Data);
+            if found.next <= at {
+                break;
+            }
+        }
+        Ok(found.finish())
+    }
+}
+
+impl Source for LocalFile {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn len(&self) -> u64 {
+        self.stat.size
+    }
+
+    fn allocated(&self) -> u64 {
+        self.stat.allocated
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        let left = usize::try_from(self.stat.size.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let wanted = buf.len().min(left);
+        let file = self.file()?;
+        let mut got = 0;
+        while let Some(rest) = buf.get_mut(got..wanted).filter(|rest| !rest.is_empty()) {
+            let at = offset + got as u64;
+            match file.read_at(rest, at) {
+                Ok(0) => break,
+                Ok(n) => got += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Error::io_at(&self.path, at, e)),
+            }
+        }
+        self.verify(&file)?;
+        Ok(got)
+    }
+
+    fn allocation(&self, range: Range<u64>) -> Result<Vec<Allocation>> {
+        let range = range.start..range.end.min(self.stat.size);
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
+        let file = self.file()?;
+        let found = match self.fiemap(&file, &range)? {
+            Some(found) => found,
+            None => self.seek_holes(&file, &range)?,
+        };
+        self.verify(&file)?;
+        Ok(found)
+    }
+
+    fn knows_unwritten(&self) -> bool {
+        self.file().is_ok_and(|file| match sys::fiemap(&file, 0, 1) {
+            Ok(_) => true,
+            Err(e) => !is_unsupported(&e),
+        })
+    }
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EOPNOTSUPP | libc::ENOTTY | libc::ENOSYS | libc::EINVAL)
+    )
+}
+
+/// Gathers ascending extents of a range and fills what lies between them with holes.
+struct AllocationList {
+    next: u64,
+    end: u64,
+    list: Vec<Allocation>,
+}
+
+impl AllocationList {
+    fn new(range: &Range<u64>) -> Self {
+        Self { next: range.start, end: range.end, list: Vec::new() }
+    }
+
+    fn push(&mut self, start: u64, end: u64, state: AllocationState) {
+        let start = start.clamp(self.next, self.end);
+        let end = end.clamp(self.next, self.end);
+        self.push_until(start, AllocationState::Hole);
+        self.push_until(end, state);
+    }
+
+    fn push_until(&mut self, end: u64, state: AllocationState) {
+        if end <= self.next {
+            return;
+        }
+        match self.list.last_mut() {
+            Some(last) if last.state == state => last.range.end = end,
+            _ => self.list.push(Allocation { range: self.next..end, state }),
+        }
+        self.next = end;
+    }
+
+    fn finish(mut self) -> Vec<Allocation> {
+        self.push_until(self.end, AllocationState::Hole);
+        self.list
+    }
+}

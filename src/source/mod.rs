@@ -1,0 +1,89 @@
+//! Read-only bytes by offset. Knows nothing of formats or chains.
+//!
+//! A [`Source`] is one file whose identity (device, inode, size, mtime) was pinned when it was
+//! found. Whoever reads it later gets the bytes of that very file as it was, or an error: a file
+//! that was replaced, cut or rewritten since is never mixed in.
+
+mod local;
+mod memory;
+mod root;
+mod sys;
+
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+
+pub use local::{LocalFile, LocalFiles};
+pub use memory::MemoryFile;
+pub use root::{EntryKind, FileStat, FoundEntry, SourceRoot};
+
+use crate::error::{Error, Result};
+
+/// Bytes of one file.
+pub trait Source: Send + Sync + fmt::Debug {
+    /// The file's path within the source folder, for messages.
+    fn path(&self) -> &Path;
+
+    /// Size in bytes, as pinned.
+    fn len(&self) -> u64;
+
+    /// Whether there is no byte.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes that the file occupies on its disk: less than [`Self::len`] where it has holes.
+    fn allocated(&self) -> u64;
+
+    /// Fills `buf` from `offset` on and returns how many bytes that were: fewer than asked for
+    /// only where the file ends.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize>;
+
+    /// What the file system holds in `range` (cut at the end of the file): ascending and
+    /// contiguous.
+    fn allocation(&self, range: Range<u64>) -> Result<Vec<Allocation>>;
+
+    /// Whether [`Self::allocation`] can tell a hole from an unwritten extent.
+    fn knows_unwritten(&self) -> bool;
+
+    /// [`Self::read_at`], and zeros for what lies past the end of the file.
+    fn read_padded(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let got = self.read_at(offset, buf)?;
+        buf.get_mut(got..).unwrap_or_default().fill(0);
+        Ok(())
+    }
+
+    /// [`Self::read_at`] of exactly `buf`; [`Error::Corrupt`] where the file ends before.
+    fn read_exact(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let wanted = buf.len();
+        let got = self.read_at(offset, buf)?;
+        if got == wanted {
+            return Ok(());
+        }
+        Err(Error::Corrupt {
+            file: self.path().to_path_buf(),
+            offset,
+            what: format!("{wanted} bytes are needed here, the file ends after {got} (truncated?)"),
+        })
+    }
+}
+
+/// A range of a file, and what the file system has there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Allocation {
+    /// Bytes of the file.
+    pub range: Range<u64>,
+    /// What is there.
+    pub state: AllocationState,
+}
+
+/// What a file system holds for a range of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AllocationState {
+    /// Nothing was ever written here.
+    Hole,
+    /// Space was reserved and reads as zeros (`fallocate`).
+    Unwritten,
+    /// Bytes.
+    Data,
+}

@@ -1,0 +1,167 @@
+//! The source folder: everything in it is opened beneath it, whatever names and links say.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
+
+use crate::error::{Error, Result};
+
+/// A folder opened once; all else is opened relative to it, and never outside of it.
+#[derive(Debug)]
+pub struct SourceRoot {
+    dir: OwnedFd,
+    path: PathBuf,
+}
+
+/// What `stat` says of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileStat {
+    /// Device and inode number.
+    pub id: (u64, u64),
+    /// Size in bytes.
+    pub size: u64,
+    /// Bytes on disk.
+    pub allocated: u64,
+    /// Last modification.
+    pub mtime: SystemTime,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// What kind of thing a folder entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A regular file.
+    File,
+    /// A folder.
+    Folder,
+    /// A symbolic link, which is never followed.
+    Link,
+    /// A device, pipe or socket, which is never opened.
+    Other,
+}
+
+/// An entry of a folder of the source.
+#[derive(Debug, Clone)]
+pub struct FoundEntry {
+    /// Its name in the folder.
+    pub name: OsString,
+    /// What it is.
+    pub kind: EntryKind,
+    /// What `stat` says of it (of the link itself, not its target).
+    pub stat: FileStat,
+}
+
+impl SourceRoot {
+    /// Opens the folder at `path`.
+    pub fn open(path: &Path) -> Result<Self> {
+        let real = path.canonicalize().map_err(|e| Error::io(path, e))?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(&real, flags, Mode::empty()).map_err(|e| Error::io(path, e))?;
+        Ok(Self { dir, path: real })
+    }
+
+    /// The folder's absolute path, without symbolic links.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The entries of a folder (an empty path is the root), in no order.
+    pub fn list(&self, folder: &Path) -> Result<Vec<FoundEntry>> {
+        let fail = |e: rustix::io::Errno| Error::io(self.shown(folder), e);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = self.openat2(folder, flags).map_err(fail)?;
+        let mut found = Vec::new();
+        for entry in Dir::read_from(&fd).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            let stat = match rustix::fs::statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => stat,
+                // Gone since the folder was read: as if it had never been there.
+                Err(rustix::io::Errno::NOENT) => continue,
+                Err(e) => return Err(fail(e)),
+            };
+            let kind = match FileType::from_raw_mode(stat.st_mode) {
+                FileType::RegularFile => EntryKind::File,
+                FileType::Directory => EntryKind::Folder,
+                FileType::Symlink => EntryKind::Link,
+                _ => EntryKind::Other,
+            };
+            let name = OsString::from_vec(name.to_bytes().to_vec());
+            found.push(FoundEntry { name, kind, stat: file_stat(&stat) });
+        }
+        Ok(found)
+    }
+
+    /// What `stat` says of a folder (an empty path is the root).
+    pub fn stat_folder(&self, folder: &Path) -> Result<FileStat> {
+        let fail = |e: rustix::io::Errno| Error::io(self.shown(folder), e);
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = self.openat2(folder, flags).map_err(fail)?;
+        Ok(file_stat(&rustix::fs::fstat(&fd).map_err(fail)?))
+    }
+
+    /// Opens a regular file for reading, and nothing else: no link, no pipe, no device.
+    pub fn open_file(&self, file: &Path) -> Result<(File, FileStat)> {
+        let fail = |e: rustix::io::Errno| Error::io(file, e);
+        // NONBLOCK: opening a pipe must not wait for a writer; it is refused right below.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        // NOATIME is allowed to the owner and to root alone.
+        let fd = match self.openat2(file, flags | OFlags::NOATIME) {
+            Err(rustix::io::Errno::PERM) => self.openat2(file, flags),
+            other => other,
+        }
+        .map_err(fail)?;
+        let stat = rustix::fs::fstat(&fd).map_err(fail)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            let not_regular = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
+            return Err(Error::io(file, not_regular));
+        }
+        Ok((File::from(fd), file_stat(&stat)))
+    }
+
+    fn openat2(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let resolve =
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        rustix::fs::openat2(&self.dir, path, flags, Mode::empty(), resolve)
+    }
+
+    /// `folder` as a person would name it.
+    fn shown(&self, folder: &Path) -> PathBuf {
+        if folder.as_os_str().is_empty() { self.path.clone() } else { folder.to_path_buf() }
+    }
+}
+
+pub(super) fn file_stat(stat: &Stat) -> FileStat {
+    let seconds = stat.st_mtime;
+    let nanos = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
+    let mtime = if seconds >= 0 {
+        SystemTime::UNIX_EPOCH + Duration::new(seconds.unsigned_abs(), nanos)
+    } else {
+        SystemTime::UNIX_EPOCH - Duration::from_secs(seconds.unsigned_abs())
+            + Duration::from_nanos(u64::from(nanos))
+    };
+    FileStat {
+        id: (stat.st_dev, stat.st_ino),
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        allocated: u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512),
+        mtime,
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+    }
+}

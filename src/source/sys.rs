@@ -1,0 +1,105 @@
+//! The two system calls that no safe library offers: FIEMAP, and asking who holds a lock.
+//!
+//! The only module of the crate with `unsafe` code.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::os::fd::AsRawFd;
+
+/// One extent as FIEMAP reports it; bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FiemapExtent {
+    pub(super) logical: u64,
+    pub(super) length: u64,
+    pub(super) unwritten: bool,
+    pub(super) last: bool,
+}
+
+/// Extents asked for in one call.
+const BATCH: usize = 128;
+/// `_IOWR('f', 11, struct fiemap)`: the size is that of the 32-byte header alone.
+const FS_IOC_FIEMAP: libc::c_ulong = 0xC020_660B;
+/// Have the file's dirty pages written first: until then a written range may still be reported
+/// as unwritten.
+const FIEMAP_FLAG_SYNC: u32 = 0x1;
+const FIEMAP_EXTENT_LAST: u32 = 0x1;
+const FIEMAP_EXTENT_UNWRITTEN: u32 = 0x800;
+
+// libc has these as wider integers than the fields of its own `flock`.
+#[allow(clippy::cast_possible_truncation)]
+const WRITE_LOCK: libc::c_short = libc::F_WRLCK as libc::c_short;
+#[allow(clippy::cast_possible_truncation)]
+const FROM_START: libc::c_short = libc::SEEK_SET as libc::c_short;
+
+/// linux/fiemap.h, `struct fiemap_extent`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct RawExtent {
+    logical: u64,
+    physical: u64,
+    length: u64,
+    reserved64: [u64; 2],
+    flags: u32,
+    reserved: [u32; 3],
+}
+
+/// linux/fiemap.h, `struct fiemap`, with room for a batch.
+#[repr(C)]
+struct RawFiemap {
+    start: u64,
+    length: u64,
+    flags: u32,
+    mapped_extents: u32,
+    extent_count: u32,
+    reserved: u32,
+    extents: [RawExtent; BATCH],
+}
+
+/// The next batch of extents that touch `start..start + length`. An empty one means that there is
+/// no more. `EOPNOTSUPP` and `ENOTTY` mean that this file system cannot tell.
+pub(super) fn fiemap(file: &File, start: u64, length: u64) -> io::Result<Vec<FiemapExtent>> {
+    // SAFETY: all-zero bytes are a valid value of this plain-data structure.
+    let mut map: RawFiemap = unsafe { zeroed() };
+    map.start = start;
+    map.length = length;
+    map.flags = FIEMAP_FLAG_SYNC;
+    map.extent_count = u32::try_from(BATCH).unwrap_or(0);
+    // SAFETY: the descriptor is open for as long as `file` is borrowed; the kernel writes at most
+    // `extent_count` extents behind the header, and `map` has room for as many.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_FIEMAP as _, &raw mut map) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let count = usize::try_from(map.mapped_extents).unwrap_or(0).min(BATCH);
+    Ok(map
+        .extents
+        .iter()
+        .take(count)
+        .map(|raw| FiemapExtent {
+            logical: raw.logical,
+            length: raw.length,
+            unwritten: raw.flags & FIEMAP_EXTENT_UNWRITTEN != 0,
+            last: raw.flags & FIEMAP_EXTENT_LAST != 0,
+        })
+        .collect())
+}
+
+/// Whether another process holds a lock on this byte of the file.
+pub(super) fn is_locked(file: &File, byte: i64) -> io::Result<bool> {
+    // SAFETY: all-zero bytes are a valid value of this plain-data structure.
+    let mut lock: libc::flock = unsafe { zeroed() };
+    (lock.l_type, lock.l_whence) = (WRITE_LOCK, FROM_START);
+    lock.l_start = byte;
+    lock.l_len = 1;
+    // SAFETY: the descriptor is open for as long as `file` is borrowed; F_OFD_GETLK reads and
+    // writes this one structure, whose `l_pid` is 0 as it must be.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(i32::from(lock.l_type) != libc::F_UNLCK)
+}
+
+const _: () = assert!(size_of::<RawExtent>() == 56);
