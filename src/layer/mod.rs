@@ -3,6 +3,9 @@
 //! A layer never opens another layer, and knows nothing of chains: that is [`crate::chain`]'s
 //! business. Its words are put together by [`crate::map`].
 
+pub mod clusters;
+pub mod raw;
+
 use crate::error::Result;
 use crate::extent::{GuestOffset, Slot, Words};
 
