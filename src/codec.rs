@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     fn text(len: usize) -> Vec<u8> {
-        (0..len).map(|i| (i * i % 251) as u8).collect()
+        (0..len).map(|i| u8::try_from(i * i % 251).unwrap()).collect()
     }
 
     fn deflated(plain: &[u8]) -> Vec<u8> {
