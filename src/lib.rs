@@ -28,4 +28,6 @@
 pub mod error;
 pub mod extent;
 pub mod layer;
+pub mod map;
 pub mod source;
+pub mod view;
