@@ -29,4 +29,6 @@ pub mod codec;
 pub mod error;
 pub mod extent;
 pub mod layer;
+pub mod map;
 pub mod source;
+pub mod view;

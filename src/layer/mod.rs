@@ -7,11 +7,20 @@ pub mod clusters;
 pub mod qcow2;
 pub mod raw;
 
+mod memory;
+
+use std::path::Path;
+
+pub use memory::MemoryLayer;
+
 use crate::error::Result;
 use crate::extent::{GuestOffset, Slot, Words};
 
 /// One layer of a chain.
 pub trait Layer: Send + Sync {
+    /// The file's path within the source folder, for messages.
+    fn path(&self) -> &Path;
+
     /// Bytes of the virtual disk, as this layer knows it.
     fn virtual_size(&self) -> u64;
 

@@ -3,6 +3,7 @@
 //! What a hole means depends on the file's role. In a full image it is zeros. In a raw increment
 //! (qmpbackup) it means "unchanged", while zeros are an extent that is reserved but unwritten.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::Layer;
@@ -39,6 +40,10 @@ impl RawLayer {
 
 impl Layer for RawLayer {
     /// The file's length. QEMU pads a length that is no multiple of 512; nothing is added here.
+    fn path(&self) -> &Path {
+        self.file.path()
+    }
+
     fn virtual_size(&self) -> u64 {
         self.file.len()
     }

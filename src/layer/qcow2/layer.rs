@@ -4,6 +4,7 @@
 //! usual disk; L2 tables are not kept, since the map above keeps what was made of them. Of an L2
 //! table only the entries of the asked range are read, in one go.
 
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use super::bytes::to_usize;
@@ -201,6 +202,10 @@ impl Qcow2Layer {
 }
 
 impl Layer for Qcow2Layer {
+    fn path(&self) -> &Path {
+        self.image.file().path()
+    }
+
     fn virtual_size(&self) -> u64 {
         self.virtual_size
     }
