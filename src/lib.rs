@@ -25,10 +25,13 @@
 //! the range resolved by the chain's map ([`map`]), which asks each layer ([`layer`]) at most once
 //! per region, and then has the owning layer fetch each piece from its file ([`source`]).
 
+pub mod chain;
 pub mod codec;
 pub mod error;
 pub mod extent;
 pub mod layer;
+pub mod layout;
 pub mod map;
 pub mod source;
+pub mod tree;
 pub mod view;
