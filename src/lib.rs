@@ -25,7 +25,11 @@
 //! the range resolved by the chain's map ([`map`]), which asks each layer ([`layer`]) at most once
 //! per region, and then has the owning layer fetch each piece from its file ([`source`]).
 
+pub mod errno;
 pub mod error;
 pub mod extent;
+pub mod fuse;
 pub mod layer;
 pub mod source;
+pub mod tree;
+pub mod view;
