@@ -30,6 +30,7 @@ pub mod error;
 pub mod extent;
 pub mod fuse;
 pub mod layer;
+pub mod mount;
 pub mod source;
 pub mod tree;
 pub mod view;
