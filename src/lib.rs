@@ -25,6 +25,7 @@
 //! the range resolved by the chain's map ([`map`]), which asks each layer ([`layer`]) at most once
 //! per region, and then has the owning layer fetch each piece from its file ([`source`]).
 
+pub mod cli;
 pub mod errno;
 pub mod error;
 pub mod extent;
