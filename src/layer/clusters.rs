@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn the_bound_holds_for_all_sizes_of_clusters() {
-        for bound in [1 << 20, 8 << 20, 64 << 20] {
+        for bound in [0, 1 << 20, 8 << 20, 64 << 20] {
             let cache = ClusterCache::new(bound);
             for token in 0..200 {
                 let len = if token % 3 == 0 { 2 << 20 } else { 4096 };

@@ -85,10 +85,9 @@ impl Qcow2Layer {
         Ok(bytes)
     }
 
-    /// What the L1 entry `index` says; it is below `l1_len`.
-    fn table_at(&self, l1: &[u64], index: u64) -> TableAt {
-        let entry = l1.get(to_usize(index)).copied();
-        let table = entry.map_or(TableAt::Bad(Fault::PastEnd), |e| self.decoder.l1_entry(e));
+    /// What the L1 entry `index` says.
+    fn table_at(&self, index: u64, entry: u64) -> TableAt {
+        let table = self.decoder.l1_entry(entry);
         if let TableAt::Bad(fault) = table {
             let at = self.l1_offset.saturating_add(index * 8);
             let name = self.file().path().display();
@@ -104,14 +103,26 @@ impl Qcow2Layer {
             if index >= self.l1_len {
                 return words.push_until(end, Word::Below);
             }
-            // Cannot overflow: `l1_len` is below 2^22, and `reach` at most 2^39.
+            // Cannot overflow: `l1_len` is at most 2^22, and `reach` at most 2^39.
+            let Some(entry) = l1.get(to_usize(index)) else {
+                self.say_lost_tables(end.min(self.l1_len * reach), words);
+                continue;
+            };
             let table_end = ((index + 1) * reach).min(end);
-            match self.table_at(l1, index) {
+            match self.table_at(index, *entry) {
                 TableAt::Nowhere => words.push_until(table_end, Word::Below),
                 TableAt::Bad(fault) => words.push_until(table_end, Word::Bad(fault)),
                 TableAt::Offset(table) => self.say_clusters(table, table_end, words),
             }
         }
+    }
+
+    /// Speaks for what those entries of the L1 table map that the file does not have.
+    fn say_lost_tables(&self, end: u64, words: &mut Words) {
+        let (name, at) = (self.file().path().display(), self.l1_offset);
+        let fault = Fault::PastEnd;
+        log::warn!("{name}: the L1 table at byte {at}: {fault}");
+        words.push_until(end, Word::Bad(fault));
     }
 
     /// Speaks for the bytes up to `end`, all of which the L2 table at `table` maps.
