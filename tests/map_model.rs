@@ -1,5 +1,12 @@
 //! Random trees of layers, flattened, against one plain array of bytes per checkpoint.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test that cannot go on has failed, and its disks are small"
+)]
+
 use std::num::NonZeroU32;
 use std::ops::Range;
 use std::sync::Arc;
@@ -93,7 +100,7 @@ fn memory_layer(number: u64, spec: &Spec) -> MemoryLayer {
         extents.push(Extent { range, word });
     });
     let bytes = (0..DATA_FILE).map(|at| file_byte(number, at)).collect();
-    MemoryLayer::new(format!("layer-{number}"), spec.size, extents, bytes).unwrap()
+    MemoryLayer::new(format!("layer-{number}"), spec.size, &extents, bytes).unwrap()
 }
 
 /// A byte of a layer's data file.
@@ -334,4 +341,16 @@ fn a_map_that_is_gone_leaves_nothing_in_the_cache() {
     assert!(cache.used_bytes() > 0);
     drop(tree);
     assert_eq!(cache.used_bytes(), 0);
+}
+
+#[test]
+fn two_packed_clusters_of_the_same_token_stay_two_pieces() {
+    let part = Part { gap: 0, len: 100, says: Says::Packed, at: 7 };
+    let spec = Spec { back: 1, size: 200, parts: vec![part.clone(), part] };
+    for region in [1 << 20, 100, 70] {
+        let tree = tree(std::slice::from_ref(&spec), region, 1 << 24);
+        let pieces = tree.map.resolve(id(0), 0..200);
+        assert!(pieces.iter().any(|piece| piece.range.end == 100));
+        check_checkpoint(&tree, 0);
+    }
 }
