@@ -3,18 +3,20 @@
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::panic,
     clippy::cast_possible_truncation,
     reason = "a test that cannot go on has failed, and its disks are small"
 )]
 
 use std::num::NonZeroU32;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
 
 use proptest::prelude::*;
 use qcowfs::error::Error;
-use qcowfs::extent::{Extent, Fault, HostOffset, Slot, Word};
-use qcowfs::layer::MemoryLayer;
+use qcowfs::extent::{Extent, Fault, GuestOffset, HostOffset, Slot, Word, Words};
+use qcowfs::layer::{Layer, MemoryLayer};
 use qcowfs::map::{ChainMap, MapCache, Node, NodeId, Piece, Resolved};
 use qcowfs::view::{Allocated, DiskImage};
 
@@ -300,6 +302,64 @@ fn threads_that_read_checkpoints_at_random_all_read_right() {
             }
         });
     }
+}
+
+/// A layer whose first two askers wait for each other.
+struct Meeting {
+    inner: MemoryLayer,
+    barrier: Barrier,
+    asked: AtomicU64,
+}
+
+impl Layer for Meeting {
+    fn virtual_size(&self) -> u64 {
+        self.inner.virtual_size()
+    }
+
+    fn words(&self, words: &mut Words) {
+        if self.asked.fetch_add(1, Ordering::SeqCst) < 2 {
+            self.barrier.wait();
+        }
+        self.inner.words(words);
+    }
+
+    fn read(&self, slot: Slot, guest: GuestOffset, buf: &mut [u8]) -> qcowfs::error::Result<()> {
+        self.inner.read(slot, guest, buf)
+    }
+
+    fn allocated_at_most(&self) -> u64 {
+        self.inner.allocated_at_most()
+    }
+}
+
+#[test]
+fn of_two_answers_of_one_layer_only_one_is_laid() {
+    let one = |at| {
+        let word = Word::At(Slot::Host(HostOffset(at)));
+        MemoryLayer::new("layer", 100, &[Extent { range: at..100, word }], Vec::new()).unwrap()
+    };
+    let bottom = Meeting { inner: one(0), barrier: Barrier::new(2), asked: AtomicU64::new(0) };
+    let nodes = vec![
+        Node { layer: Arc::new(bottom), parent: None },
+        Node { layer: Arc::new(one(50)), parent: Some(id(0)) },
+        Node { layer: Arc::new(one(80)), parent: Some(id(1)) },
+    ];
+    let map = ChainMap::new(nodes, Arc::new(MapCache::new(1 << 20))).unwrap();
+    let owners = |node| {
+        let pieces = map.resolve(id(node), 0..100);
+        let owner = |piece: &Piece| match piece.resolved {
+            Resolved::At { layer, .. } => layer.0,
+            other => panic!("nobody said {other:?}"),
+        };
+        pieces.iter().map(owner).collect::<Vec<_>>()
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| assert_eq!(owners(1), [0, 1]));
+        }
+    });
+    // An answer that was laid too late would stand where the next layer's belongs.
+    assert_eq!(owners(2), [0, 1, 2]);
 }
 
 #[test]
