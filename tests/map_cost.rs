@@ -1,5 +1,7 @@
 //! What maps cost: counted questions and bytes, no clocks.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::sync::Arc;
 
 use qcowfs::extent::{Extent, HostOffset, Slot, Word};
@@ -29,15 +31,15 @@ fn clusters(size: u64, cluster: u64, mut numbers: Vec<u64>) -> Arc<MemoryLayer> 
         // Two units apart, so that neighbours are not one extent.
         word: Word::At(Slot::Host(HostOffset(2 * at * cluster))),
     };
-    let extents = (0..).zip(numbers).map(extent).collect();
-    Arc::new(MemoryLayer::new("layer", size, extents, Vec::new()).unwrap())
+    let extents: Vec<_> = (0..).zip(numbers).map(extent).collect();
+    Arc::new(MemoryLayer::new("layer", size, &extents, Vec::new()).unwrap())
 }
 
 /// One extent over all of the disk.
 fn wide(size: u64) -> Arc<MemoryLayer> {
     let word = Word::At(Slot::Host(HostOffset(0)));
-    let extents = vec![Extent { range: 0..size, word }];
-    Arc::new(MemoryLayer::new("layer", size, extents, Vec::new()).unwrap())
+    let extents = [Extent { range: 0..size, word }];
+    Arc::new(MemoryLayer::new("layer", size, &extents, Vec::new()).unwrap())
 }
 
 fn chain(layers: &[Arc<MemoryLayer>]) -> (ChainMap, Arc<MapCache>) {
@@ -69,6 +71,7 @@ fn bytes_per_extent(layers: &[Arc<MemoryLayer>], size: u64, extents: u64) -> u64
     }
     let each = cache.used_bytes() / extents;
     println!("{each} bytes for each of {extents} extents");
+    assert!(each >= 24, "each extent has an entry of 24 bytes, whose memory must be counted");
     each
 }
 
@@ -133,4 +136,19 @@ fn layers_that_say_nothing_cost_nothing() {
     let (map, cache) = chain(&layers);
     touch_all(&map, 365, size);
     assert_eq!(cache.used_bytes(), alone);
+}
+
+#[test]
+fn a_budget_holds_and_what_it_evicts_is_asked_for_again() {
+    let size = 16 * u64::from(REGION.get());
+    let every_third = (0..size / CLUSTER).step_by(3).collect();
+    let layer = clusters(size, CLUSTER, every_third);
+    let cache = Arc::new(MapCache::new(64 << 10));
+    let nodes = vec![Node { layer: layer.clone(), parent: None }];
+    let map = ChainMap::new(nodes, cache.clone()).unwrap();
+    for _ in 0..3 {
+        touch_all(&map, 1, size);
+        assert!((8 << 10..=64 << 10).contains(&cache.used_bytes()), "{}", cache.used_bytes());
+    }
+    assert!(layer.times_asked() > 16, "asked {} times", layer.times_asked());
 }

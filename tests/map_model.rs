@@ -1,13 +1,22 @@
 //! Random trees of layers, flattened, against one plain array of bytes per checkpoint.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "a test that cannot go on has failed, and its disks are small"
+)]
+
 use std::num::NonZeroU32;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
 
 use proptest::prelude::*;
 use qcowfs::error::Error;
-use qcowfs::extent::{Extent, Fault, HostOffset, Slot, Word};
-use qcowfs::layer::MemoryLayer;
+use qcowfs::extent::{Extent, Fault, GuestOffset, HostOffset, Slot, Word, Words};
+use qcowfs::layer::{Layer, MemoryLayer};
 use qcowfs::map::{ChainMap, MapCache, Node, NodeId, Piece, Resolved};
 use qcowfs::view::{Allocated, DiskImage};
 
@@ -93,7 +102,7 @@ fn memory_layer(number: u64, spec: &Spec) -> MemoryLayer {
         extents.push(Extent { range, word });
     });
     let bytes = (0..DATA_FILE).map(|at| file_byte(number, at)).collect();
-    MemoryLayer::new(format!("layer-{number}"), spec.size, extents, bytes).unwrap()
+    MemoryLayer::new(format!("layer-{number}"), spec.size, &extents, bytes).unwrap()
 }
 
 /// A byte of a layer's data file.
@@ -295,6 +304,64 @@ fn threads_that_read_checkpoints_at_random_all_read_right() {
     }
 }
 
+/// A layer whose first two askers wait for each other.
+struct Meeting {
+    inner: MemoryLayer,
+    barrier: Barrier,
+    asked: AtomicU64,
+}
+
+impl Layer for Meeting {
+    fn virtual_size(&self) -> u64 {
+        self.inner.virtual_size()
+    }
+
+    fn words(&self, words: &mut Words) {
+        if self.asked.fetch_add(1, Ordering::SeqCst) < 2 {
+            self.barrier.wait();
+        }
+        self.inner.words(words);
+    }
+
+    fn read(&self, slot: Slot, guest: GuestOffset, buf: &mut [u8]) -> qcowfs::error::Result<()> {
+        self.inner.read(slot, guest, buf)
+    }
+
+    fn allocated_at_most(&self) -> u64 {
+        self.inner.allocated_at_most()
+    }
+}
+
+#[test]
+fn of_two_answers_of_one_layer_only_one_is_laid() {
+    let one = |at| {
+        let word = Word::At(Slot::Host(HostOffset(at)));
+        MemoryLayer::new("layer", 100, &[Extent { range: at..100, word }], Vec::new()).unwrap()
+    };
+    let bottom = Meeting { inner: one(0), barrier: Barrier::new(2), asked: AtomicU64::new(0) };
+    let nodes = vec![
+        Node { layer: Arc::new(bottom), parent: None },
+        Node { layer: Arc::new(one(50)), parent: Some(id(0)) },
+        Node { layer: Arc::new(one(80)), parent: Some(id(1)) },
+    ];
+    let map = ChainMap::new(nodes, Arc::new(MapCache::new(1 << 20))).unwrap();
+    let owners = |node| {
+        let pieces = map.resolve(id(node), 0..100);
+        let owner = |piece: &Piece| match piece.resolved {
+            Resolved::At { layer, .. } => layer.0,
+            other => panic!("nobody said {other:?}"),
+        };
+        pieces.iter().map(owner).collect::<Vec<_>>()
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| assert_eq!(owners(1), [0, 1]));
+        }
+    });
+    // An answer that was laid too late would stand where the next layer's belongs.
+    assert_eq!(owners(2), [0, 1, 2]);
+}
+
 #[test]
 fn a_table_that_could_not_be_read_is_asked_again() {
     let specs = many_layers(12);
@@ -334,4 +401,16 @@ fn a_map_that_is_gone_leaves_nothing_in_the_cache() {
     assert!(cache.used_bytes() > 0);
     drop(tree);
     assert_eq!(cache.used_bytes(), 0);
+}
+
+#[test]
+fn two_packed_clusters_of_the_same_token_stay_two_pieces() {
+    let part = Part { gap: 0, len: 100, says: Says::Packed, at: 7 };
+    let spec = Spec { back: 1, size: 200, parts: vec![part.clone(), part] };
+    for region in [1 << 20, 100, 70] {
+        let tree = tree(std::slice::from_ref(&spec), region, 1 << 24);
+        let pieces = tree.map.resolve(id(0), 0..200);
+        assert!(pieces.iter().any(|piece| piece.range.end == 100));
+        check_checkpoint(&tree, 0);
+    }
 }

@@ -40,11 +40,11 @@ impl MemoryLayer {
     pub fn new(
         path: impl Into<PathBuf>,
         size: u64,
-        extents: Vec<Extent>,
+        extents: &[Extent],
         bytes: Vec<u8>,
     ) -> Result<Self, Disordered> {
         let mut words = Words::new(0..extents.last().map_or(0, |last| last.range.end));
-        for extent in &extents {
+        for extent in extents {
             if extent.range.start < words.next() || extent.range.is_empty() {
                 return Err(Disordered);
             }
@@ -151,11 +151,11 @@ mod tests {
 
     fn layer() -> MemoryLayer {
         let host = Word::At(Slot::Host(HostOffset(1)));
-        let extents = vec![
+        let extents = [
             Extent { range: 10..14, word: host },
             Extent { range: 14..20, word: Word::At(Slot::Packed(0)) },
         ];
-        MemoryLayer::new("a", 30, extents, (0..8).collect()).unwrap()
+        MemoryLayer::new("a", 30, &extents, (0..8).collect()).unwrap()
     }
 
     #[test]
@@ -186,10 +186,8 @@ mod tests {
 
     #[test]
     fn extents_that_overlap_are_refused() {
-        let extents = vec![
-            Extent { range: 0..2, word: Word::Zero },
-            Extent { range: 1..3, word: Word::Zero },
-        ];
-        assert_eq!(MemoryLayer::new("a", 3, extents, Vec::new()).unwrap_err(), Disordered);
+        let extents =
+            [Extent { range: 0..2, word: Word::Zero }, Extent { range: 1..3, word: Word::Zero }];
+        assert_eq!(MemoryLayer::new("a", 3, &extents, Vec::new()).unwrap_err(), Disordered);
     }
 }

@@ -11,7 +11,7 @@ mod memory;
 
 use std::path::Path;
 
-pub use memory::MemoryLayer;
+pub use memory::{Disordered, MemoryLayer};
 
 use crate::error::Result;
 use crate::extent::{GuestOffset, Slot, Words};

@@ -1,5 +1,6 @@
 //! The one bounded memory that all maps share.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -27,6 +28,13 @@ pub(super) struct RegionKey {
 struct Held {
     cell: Arc<Cell>,
     weight: u64,
+}
+
+impl Held {
+    fn new(cell: &Arc<Cell>) -> Self {
+        let weight = (cell.read_recursive().bytes() + AROUND) as u64;
+        Self { cell: Arc::clone(cell), weight }
+    }
 }
 
 /// What a cell costs beyond its history: lock, counters, and its place in the cache's tables.
@@ -75,27 +83,24 @@ impl MapCache {
         self.maps.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The cell under `key`, made of `history` if there is none.
+    /// The cell under `key`, made of `history` if there is none: the same one for all who ask at
+    /// the same time.
     pub(super) fn cell(
         &self,
         key: &RegionKey,
         history: impl FnOnce() -> RegionHistory,
     ) -> Arc<Cell> {
-        if let Some(held) = self.cells.get(key) {
-            return held.cell;
-        }
-        let cell = Arc::new(RwLock::new(history()));
-        self.keep(*key, &cell);
-        cell
+        let fresh = || Ok::<_, Infallible>(Held::new(&Arc::new(RwLock::new(history()))));
+        let Ok(held) = self.cells.get_or_insert_with(key, fresh);
+        held.cell
     }
 
-    /// Keeps `cell`, which is new or has grown, and lets others go for it.
+    /// Keeps `cell`, which has grown, and lets others go for it.
     pub(super) fn keep(&self, key: RegionKey, cell: &Arc<Cell>) {
         // While this lock is held nobody grows the cell, so that of several who keep it the last
         // one knows its true weight.
-        let history = cell.read();
-        let weight = (history.bytes() + AROUND) as u64;
-        self.cells.insert(key, Held { cell: Arc::clone(cell), weight });
+        let _shared = cell.read();
+        self.cells.insert(key, Held::new(cell));
     }
 
     /// Forgets a map that is gone.

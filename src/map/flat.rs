@@ -107,24 +107,17 @@ impl ChainMap {
             resolved,
         };
         let mut found = Vec::new();
-        let mut gaps = Vec::from([within(start, part.start)..within(start, part.end)]);
+        let mut gaps = Vec::new();
+        join_gap(&mut gaps, within(start, part.start)..within(start, part.end));
         let mut place = Some(self.trunks.places[node.index()]);
         while let Some(here) = place.filter(|_| !gaps.is_empty()) {
             let trunk = self.trunk(here);
-            let mut deeper: Vec<Range<u32>> = Vec::new();
+            let mut deeper = Vec::new();
             self.with_history(here, region, |history| {
                 for gap in &gaps {
-                    history.pieces(here.rank, gap, |range, said| match said.word() {
-                        Word::Below => join_gap(&mut deeper, range),
-                        Word::Zero => found.push(piece(&range, Resolved::Zero)),
-                        Word::At(slot) => {
-                            let layer = trunk.nodes[said.layer as usize];
-                            found.push(piece(&range, Resolved::At { layer, slot }));
-                        }
-                        Word::Bad(fault) => {
-                            let layer = trunk.nodes[said.layer as usize];
-                            found.push(piece(&range, Resolved::Bad { layer, fault }));
-                        }
+                    history.pieces(here.rank, gap, |range, said| match resolved(trunk, said) {
+                        Some(resolved) => found.push(piece(&range, resolved)),
+                        None => join_gap(&mut deeper, range),
                     });
                 }
             });
@@ -236,6 +229,17 @@ impl ChainMap {
 impl Drop for ChainMap {
     fn drop(&mut self) {
         self.cache.forget(self.id);
+    }
+}
+
+/// What a trunk's layers make of a byte, unless they leave it to what lies below the trunk.
+fn resolved(trunk: &Trunk, said: Said) -> Option<Resolved> {
+    let layer = || trunk.nodes[said.layer as usize];
+    match said.word() {
+        Word::Below => None,
+        Word::Zero => Some(Resolved::Zero),
+        Word::At(slot) => Some(Resolved::At { layer: layer(), slot }),
+        Word::Bad(fault) => Some(Resolved::Bad { layer: layer(), fault }),
     }
 }
 

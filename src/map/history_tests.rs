@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::history::{Directory, PAGE_ENTRIES, RegionHistory, capacity};
 use super::overlay::{Laid, overlay};
+use super::page::Page;
 use super::said::Said;
 use crate::extent::{HostOffset, Slot, Word};
 
@@ -80,7 +81,7 @@ impl Both {
 
     /// Entries of all pages, dead and alive.
     fn entries(&self) -> usize {
-        self.history.pages.iter().map(|page| page.len()).sum()
+        self.history.pages.iter().map(Page::len).sum()
     }
 }
 

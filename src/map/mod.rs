@@ -6,7 +6,7 @@
 //!
 //! - the tree is taken apart into *trunks* (paths; a query crosses at most log2(nodes) of them),
 //!   and guest space into *regions* of [`REGION`] bytes;
-//! - one [`history::RegionHistory`] per (trunk, region) answers (offset, rank) for every rank of
+//! - one `RegionHistory` per (trunk, region) answers (offset, rank) for every rank of
 //!   the trunk. Its memory grows with the extents of the layers alone, and a look-up takes three
 //!   short searches whatever the rank;
 //! - a history knows the ranks up to the highest that was asked for, and is extended from there,

@@ -92,7 +92,7 @@ mod tests {
     use crate::layer::MemoryLayer;
 
     fn tree(parents: &[Option<u32>]) -> Result<Trunks, NotATree> {
-        let layer = Arc::new(MemoryLayer::new("layer", 0, Vec::new(), Vec::new()).unwrap());
+        let layer = Arc::new(MemoryLayer::new("layer", 0, &[], Vec::new()).unwrap());
         let node = |parent: &Option<u32>| Node { layer: layer.clone(), parent: parent.map(NodeId) };
         Trunks::new(&parents.iter().map(node).collect::<Vec<_>>())
     }
