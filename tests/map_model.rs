@@ -312,6 +312,10 @@ struct Meeting {
 }
 
 impl Layer for Meeting {
+    fn path(&self) -> &std::path::Path {
+        self.inner.path()
+    }
+
     fn virtual_size(&self) -> u64 {
         self.inner.virtual_size()
     }

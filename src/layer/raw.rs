@@ -39,11 +39,11 @@ impl RawLayer {
 }
 
 impl Layer for RawLayer {
-    /// The file's length. QEMU pads a length that is no multiple of 512; nothing is added here.
     fn path(&self) -> &Path {
         self.file.path()
     }
 
+    /// The file's length. QEMU pads a length that is no multiple of 512; nothing is added here.
     fn virtual_size(&self) -> u64 {
         self.file.len()
     }
