@@ -446,24 +446,38 @@ fn one_image_as_the_source_shows_its_chain_alone() {
 fn an_image_that_a_vm_has_open_is_not_shown_nor_what_stands_on_it() {
     let source = Source::new();
     source.image("live.qcow2").overlay("top.qcow2", "live.qcow2");
-    let socket = source.path("nbd.sock");
-    let mut nbd = Command::new("qemu-nbd")
-        .args(["-f", "qcow2", "--persistent", "-k"])
-        .arg(&socket)
-        .arg(source.path("live.qcow2"))
-        .spawn()
-        .expect("qemu-nbd runs (package qemu-utils)");
-    for _ in 0..500 {
-        if socket.exists() {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(10));
+    let nbd = Nbd::open(&source.path("live.qcow2"), &source.path("nbd.sock"));
+    // qemu-nbd opens its socket before the image: wait for what the test is about.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let mut view = source.view();
+    while view.one("live.qcow2/live.qcow2").state == "whole" && deadline > std::time::Instant::now()
+    {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        view = source.view();
     }
-    let view = source.view();
-    nbd.kill().and_then(|()| nbd.wait()).expect("qemu-nbd ends");
+    drop(nbd);
     view.broken("live.qcow2/live.qcow2", "open for writing");
     view.broken("live.qcow2/top.qcow2", "open for writing");
     assert_eq!(source.view().parent("live.qcow2/live.qcow2"), None, "and shown when it is closed");
+}
+
+/// A QEMU process that has an image open for writing, until dropped.
+struct Nbd(std::process::Child);
+
+impl Nbd {
+    fn open(image: &Path, socket: &Path) -> Self {
+        let nbd = Command::new("qemu-nbd")
+            .args(["-f", "qcow2", "--persistent", "-k"])
+            .args([socket, image])
+            .spawn();
+        Self(nbd.expect("qemu-nbd runs (package qemu-utils)"))
+    }
+}
+
+impl Drop for Nbd {
+    fn drop(&mut self) {
+        let _ended = self.0.kill().and_then(|()| self.0.wait());
+    }
 }
 
 #[test]

@@ -86,7 +86,6 @@ impl View {
         let mut names = Vec::new();
         for entry in entries {
             let entry = entry.unwrap_or_else(|e| panic!("{full:?}: {e}"));
-            names.push(entry.file_name());
             let path = folder.join(entry.file_name());
             let kind = entry.file_type().unwrap_or_else(|e| panic!("{path:?}: {e}"));
             if kind.is_dir() {
@@ -96,6 +95,8 @@ impl View {
                     root.join(&path).read_link().unwrap_or_else(|e| panic!("{path:?}: {e}"));
                 self.links.insert(path, target);
             } else {
+                // A disk's folder may be called `info.json`; a checkpoint's file is one.
+                names.push(entry.file_name());
                 self.others.push(path);
             }
         }

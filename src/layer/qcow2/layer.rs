@@ -248,12 +248,11 @@ impl Layer for Qcow2Layer {
             return occupied;
         }
         let Ok(l1) = self.l1() else { return self.virtual_size };
-        if self.has_packed(l1) == Some(false) {
-            return occupied;
-        }
+        let packed = self.has_packed(l1) != Some(false);
         let reach = self.decoder.geometry.table_reach();
         let tables = l1.iter().filter(|e| self.decoder.l1_entry(**e) != TableAt::Nowhere).count();
-        (tables as u64).saturating_mul(reach).min(self.virtual_size)
+        let mapped = (tables as u64).saturating_mul(reach).min(self.virtual_size);
+        if packed { mapped } else { mapped.min(occupied) }
     }
 }
 
