@@ -127,6 +127,16 @@ impl Layer for MemoryLayer {
         }
     }
 
+    fn empty_until(&self, offset: u64) -> u64 {
+        if self.unreadable.load(Ordering::SeqCst) {
+            return offset;
+        }
+        let first = self.extents.partition_point(|extent| extent.range.end <= offset);
+        let says = |extent: &&Extent| !matches!(extent.word, Word::Below | Word::Zero);
+        let next = self.extents.get(first..).unwrap_or_default().iter().find(says);
+        next.map_or(u64::MAX, |extent| extent.range.start.max(offset))
+    }
+
     fn read(&self, slot: Slot, guest: GuestOffset, buf: &mut [u8]) -> Result<()> {
         let at = self.locate(slot, guest.0, buf.len() as u64);
         let bytes = at.and_then(|at| self.bytes.get(at..)?.get(..buf.len()));

@@ -29,6 +29,16 @@ pub trait Layer: Send + Sync {
     /// for the ranges it maps, and a line in the log.
     fn words(&self, words: &mut Words);
 
+    /// A byte at or after `offset` before which this layer says nothing but [`Word::Below`] and
+    /// [`Word::Zero`]: what lies between needs no look. `offset` itself where nothing is known.
+    /// It lets a seek pass over the emptiness of a huge disk, and must stay cheap.
+    ///
+    /// [`Word::Below`]: crate::extent::Word::Below
+    /// [`Word::Zero`]: crate::extent::Word::Zero
+    fn empty_until(&self, offset: u64) -> u64 {
+        offset
+    }
+
     /// Fills `buf` with the bytes at `guest`, which lie in one extent of this layer; `slot` is
     /// that of the first byte.
     fn read(&self, slot: Slot, guest: GuestOffset, buf: &mut [u8]) -> Result<()>;

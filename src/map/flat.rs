@@ -4,7 +4,7 @@
 
 use std::num::NonZeroU32;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::cache::{Cell, MapCache, RegionKey};
 use super::history::RegionHistory;
@@ -19,7 +19,10 @@ use crate::layer::Layer;
 /// What every byte of every checkpoint of a tree of layers is.
 pub struct ChainMap {
     layers: Vec<Arc<dyn Layer>>,
-    allocated: Vec<u64>,
+    parents: Vec<Option<NodeId>>,
+    /// Upper estimates of what each node and those below it map, made when first asked for: a
+    /// layer may have to read a table for its own.
+    allocated: Vec<OnceLock<u64>>,
     trunks: Trunks,
     region: NonZeroU32,
     id: u64,
@@ -46,13 +49,10 @@ impl ChainMap {
         region: NonZeroU32,
     ) -> Result<Self, NotATree> {
         let trunks = Trunks::new(&nodes)?;
-        let mut allocated: Vec<u64> = Vec::with_capacity(nodes.len());
-        for node in &nodes {
-            let below = node.parent.map_or(0, |parent| allocated[parent.index()]);
-            allocated.push(node.layer.allocated_at_most().saturating_add(below));
-        }
+        let allocated = nodes.iter().map(|_| OnceLock::new()).collect();
+        let parents = nodes.iter().map(|node| node.parent).collect();
         let layers = nodes.into_iter().map(|node| node.layer).collect();
-        Ok(Self { layers, allocated, trunks, region, id: cache.new_map(), cache })
+        Ok(Self { layers, parents, allocated, trunks, region, id: cache.new_map(), cache })
     }
 
     /// A node's layer.
@@ -66,7 +66,30 @@ impl ChainMap {
 
     /// An upper estimate of the bytes that a node and those below it map.
     pub fn allocated_at_most(&self, node: NodeId) -> u64 {
-        self.allocated[node.index()]
+        let unknown: Vec<NodeId> = self
+            .line(node)
+            .take_while(|node| self.allocated[node.index()].get().is_none())
+            .collect();
+        let known = unknown.last().map_or(Some(node), |lowest| self.parents[lowest.index()]);
+        let mut sum =
+            known.and_then(|node| self.allocated[node.index()].get()).copied().unwrap_or(0);
+        for node in unknown.into_iter().rev() {
+            sum = self.layers[node.index()].allocated_at_most().saturating_add(sum);
+            // Another thread found the same.
+            sum = *self.allocated[node.index()].get_or_init(|| sum);
+        }
+        sum
+    }
+
+    /// A byte at or after `offset` before which a node reads as zeros: see [`Layer::empty_until`].
+    pub fn empty_until(&self, node: NodeId, offset: u64) -> u64 {
+        let layers = self.line(node).map(|node| &self.layers[node.index()]);
+        layers.map(|layer| layer.empty_until(offset)).min().unwrap_or(offset)
+    }
+
+    /// A node and all below it, downwards.
+    fn line(&self, node: NodeId) -> impl Iterator<Item = NodeId> {
+        std::iter::successors(Some(node), |node| self.parents[node.index()])
     }
 
     /// Bytes in a region.

@@ -227,6 +227,17 @@ impl Source for LocalFile {
         Ok(found)
     }
 
+    fn next_data(&self, offset: u64) -> Result<u64> {
+        let file = self.file()?;
+        let next = match rustix::fs::seek(&*file, SeekFrom::Data(offset)) {
+            Ok(next) => next,
+            Err(rustix::io::Errno::NXIO) => u64::MAX,
+            Err(e) => return Err(Error::io_at(&self.path, offset, e)),
+        };
+        self.verify(&file)?;
+        Ok(next)
+    }
+
     fn knows_unwritten(&self) -> bool {
         self.file().is_ok_and(|file| match sys::fiemap(&file, 0, 1) {
             Ok(_) => true,

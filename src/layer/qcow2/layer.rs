@@ -235,6 +235,21 @@ impl Layer for Qcow2Layer {
         }
     }
 
+    fn empty_until(&self, offset: u64) -> u64 {
+        let Ok(l1) = self.l1() else { return offset };
+        let reach = self.decoder.geometry.table_reach();
+        let from = offset / reach;
+        let says = |entry: &u64| self.decoder.l1_entry(*entry) != TableAt::Nowhere;
+        let rest = l1.get(to_usize(from)..).unwrap_or_default();
+        let next = match rest.iter().position(says) {
+            Some(empty) => from + empty as u64,
+            // What a cut table lacks is not empty but unknown.
+            None if (l1.len() as u64) < self.l1_len => l1.len() as u64,
+            None => return u64::MAX,
+        };
+        next.saturating_mul(reach).max(offset)
+    }
+
     fn read(&self, slot: Slot, guest: GuestOffset, buf: &mut [u8]) -> Result<()> {
         self.image.read(slot, guest, buf)
     }
