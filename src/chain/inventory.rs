@@ -43,8 +43,17 @@ pub enum Content {
     Unreadable(String),
     /// Bytes without a known header: a raw image, or no image at all.
     Plain,
-    /// A known format that is no raw image: its name.
-    Foreign(&'static str),
+    /// A known format that is no raw image.
+    Foreign(Foreign),
+}
+
+/// A format that must not be taken for the bytes of a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Foreign {
+    /// What people call it.
+    pub name: &'static str,
+    /// Whether it holds a disk.
+    pub is_disk: bool,
 }
 
 /// What the metadata at the beginning of a qcow2 image says.
@@ -238,6 +247,9 @@ impl Inventory {
             }
             Err(e) => (None, entry.stat, Content::Unreadable(e.to_string())),
         };
+        if let Content::Foreign(format @ Foreign { is_disk: true, .. }) = content {
+            self.skip(&path, format!("a {}, which qcowfs does not read", format.name));
+        }
         self.files.push(FoundFile { path, stat, source, content });
     }
 }
@@ -332,21 +344,23 @@ fn qcow_facts(file: &LocalFile) -> Result<QcowFacts> {
     })
 }
 
-/// The name of a known format that must not be taken for the bytes of a disk.
-fn foreign(start: &[u8]) -> Option<&'static str> {
-    let known: [(&[u8], &'static str); 12] = [
-        (b"meta ", "virtnbdbackup stream"),
-        (b"KDMV", "VMDK image"),
-        (b"# Disk DescriptorFile", "VMDK descriptor"),
-        (b"vhdxfile", "VHDX image"),
-        (b"conectix", "VHD image"),
-        (b"QED\0", "QED image"),
-        (b"<<< ", "VDI image"),
-        (b"\x1f\x8b", "gzip file"),
-        (b"\xfd7zXZ\0", "xz file"),
-        (b"\x28\xb5\x2f\xfd", "zstd file"),
-        (b"\x04\x22\x4d\x18", "lz4 file"),
-        (b"BZh", "bzip2 file"),
+/// The known format that a file's first bytes tell, if it is one that must not be taken for the
+/// bytes of a disk.
+fn foreign(start: &[u8]) -> Option<Foreign> {
+    let known: [(&[u8], &'static str, bool); 12] = [
+        (b"meta ", "virtnbdbackup stream", true),
+        (b"KDMV", "VMDK image", true),
+        (b"# Disk DescriptorFile", "VMDK descriptor", true),
+        (b"vhdxfile", "VHDX image", true),
+        (b"conectix", "VHD image", true),
+        (b"QED\0", "QED image", true),
+        (b"<<< ", "VDI image", true),
+        (b"\x1f\x8b", "gzip file", false),
+        (b"\xfd7zXZ\0", "xz file", false),
+        (b"\x28\xb5\x2f\xfd", "zstd file", false),
+        (b"\x04\x22\x4d\x18", "lz4 file", false),
+        (b"BZh", "bzip2 file", false),
     ];
-    known.into_iter().find(|(magic, _)| start.starts_with(magic)).map(|(_, name)| name)
+    let (_, name, is_disk) = known.into_iter().find(|(magic, ..)| start.starts_with(magic))?;
+    Some(Foreign { name, is_disk })
 }
