@@ -53,6 +53,8 @@ pub enum Fault {
     PackedInDataFile,
     /// A cluster of an external data file that does not lie at its guest offset.
     DataFileOffset,
+    /// A cluster is flagged as zeros in a qcow2 image of version 2, which has no such flag.
+    ZeroInVersion2,
 }
 
 impl fmt::Display for Fault {
@@ -64,6 +66,7 @@ impl fmt::Display for Fault {
             Self::Subclusters => "an extended L2 entry contradicts itself",
             Self::PackedInDataFile => "a compressed cluster is claimed in an external data file",
             Self::DataFileOffset => "a cluster of the data file does not lie at its guest offset",
+            Self::ZeroInVersion2 => "a zero cluster is claimed in an image of version 2",
         })
     }
 }

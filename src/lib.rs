@@ -25,7 +25,17 @@
 //! the range resolved by the chain's map ([`map`]), which asks each layer ([`layer`]) at most once
 //! per region, and then has the owning layer fetch each piece from its file ([`source`]).
 
+pub mod chain;
+pub mod cli;
+pub mod codec;
+pub mod errno;
 pub mod error;
 pub mod extent;
+pub mod fuse;
 pub mod layer;
+pub mod layout;
+pub mod map;
+pub mod mount;
 pub mod source;
+pub mod tree;
+pub mod view;

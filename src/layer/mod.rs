@@ -3,11 +3,24 @@
 //! A layer never opens another layer, and knows nothing of chains: that is [`crate::chain`]'s
 //! business. Its words are put together by [`crate::map`].
 
+pub mod clusters;
+pub mod qcow2;
+pub mod raw;
+
+mod memory;
+
+use std::path::Path;
+
+pub use memory::{Disordered, MemoryLayer};
+
 use crate::error::Result;
 use crate::extent::{GuestOffset, Slot, Words};
 
 /// One layer of a chain.
 pub trait Layer: Send + Sync {
+    /// The file's path within the source folder, for messages.
+    fn path(&self) -> &Path;
+
     /// Bytes of the virtual disk, as this layer knows it.
     fn virtual_size(&self) -> u64;
 

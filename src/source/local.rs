@@ -120,12 +120,12 @@ impl LocalFile {
             let before = found.next;
             let last = batch.last().is_none_or(|extent| extent.last);
             for extent in batch {
-                let state = if extent.unwritten {
-                    AllocationState::Unwritten
+                let end = extent.logical.saturating_add(extent.length);
+                if extent.unwritten {
+                    self.push_unwritten(file, &mut found, extent.logical, end)?;
                 } else {
-                    AllocationState::Data
-                };
-                found.push(extent.logical, extent.logical.saturating_add(extent.length), state);
+                    found.push(extent.logical, end, AllocationState::Data);
+                }
             }
             // No extent, or none that goes further: the rest is a hole.
             if last || found.next == before {
@@ -133,6 +133,29 @@ impl LocalFile {
             }
         }
         Ok(Some(found.finish()))
+    }
+
+    /// An unwritten extent whose pages were written a moment ago, and not yet to the disk, is
+    /// still reported as unwritten. What has pages in memory is therefore data: at worst that
+    /// reads zeros where nothing was written. Forcing the pages to the disk instead would change
+    /// the file's blocks.
+    fn push_unwritten(
+        &self,
+        file: &File,
+        found: &mut AllocationList,
+        start: u64,
+        end: u64,
+    ) -> Result<()> {
+        let (start, end) = (start.clamp(found.next, found.end), end.clamp(found.next, found.end));
+        found.push_until(start, AllocationState::Hole);
+        for Allocation { range, state } in self.seek_holes(file, &(start..end))? {
+            let state = match state {
+                AllocationState::Hole => AllocationState::Unwritten,
+                in_memory => in_memory,
+            };
+            found.push_until(range.end, state);
+        }
+        Ok(())
     }
 
     fn seek_holes(&self, file: &File, range: &Range<u64>) -> Result<Vec<Allocation>> {

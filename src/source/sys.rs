@@ -21,9 +21,6 @@ pub(super) struct FiemapExtent {
 const BATCH: usize = 128;
 /// `_IOWR('f', 11, struct fiemap)`: the size is that of the 32-byte header alone.
 const FS_IOC_FIEMAP: libc::c_ulong = 0xC020_660B;
-/// Have the file's dirty pages written first: until then a written range may still be reported
-/// as unwritten.
-const FIEMAP_FLAG_SYNC: u32 = 0x1;
 const FIEMAP_EXTENT_LAST: u32 = 0x1;
 const FIEMAP_EXTENT_UNWRITTEN: u32 = 0x800;
 
@@ -58,13 +55,13 @@ struct RawFiemap {
 }
 
 /// The next batch of extents that touch `start..start + length`. An empty one means that there is
-/// no more. `EOPNOTSUPP` and `ENOTTY` mean that this file system cannot tell.
+/// no more. Nothing is synced first, so a range that was written a moment ago may be reported as
+/// unwritten. `EOPNOTSUPP` and `ENOTTY` mean that this file system cannot tell.
 pub(super) fn fiemap(file: &File, start: u64, length: u64) -> io::Result<Vec<FiemapExtent>> {
     // SAFETY: all-zero bytes are a valid value of this plain-data structure.
     let mut map: RawFiemap = unsafe { zeroed() };
     map.start = start;
     map.length = length;
-    map.flags = FIEMAP_FLAG_SYNC;
     map.extent_count = u32::try_from(BATCH).unwrap_or(0);
     // SAFETY: the descriptor is open for as long as `file` is borrowed; the kernel writes at most
     // `extent_count` extents behind the header, and `map` has room for as many.

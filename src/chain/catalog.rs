@@ -1,0 +1,445 @@
+//! The restore points of a source: by disk, in order, each whole or with the reason why not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::evidence::Evidence;
+use super::inventory::{FileId, FoundFile, Inventory, Skipped};
+use super::link::{self, DiskKey, Kind, Links, Parent, Place, TimeBasis};
+use super::order::{natural, parents_first};
+use crate::error::Result;
+use crate::layer::qcow2::{Encryption, Snapshot};
+use crate::source::SourceRoot;
+
+/// Longer chains are refused. Nothing in the code grows with the square of it; it only keeps a
+/// hostile source from making the tables of a single chain its weapon.
+pub const LONGEST_CHAIN: usize = 65_536;
+
+/// A checkpoint of the catalog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CheckpointId(pub usize);
+
+/// All restore points of a source.
+#[derive(Debug)]
+pub struct Catalog {
+    /// The files that they are made of.
+    pub inventory: Inventory,
+    /// The disks, in the order of their folders and names.
+    pub disks: Vec<Disk>,
+    checkpoints: Vec<Checkpoint>,
+}
+
+/// The restore points of one disk.
+#[derive(Debug)]
+pub struct Disk {
+    /// Where it lies and what it is called.
+    pub key: DiskKey,
+    /// Oldest first, parents before children; the live disk last.
+    pub checkpoints: Vec<CheckpointId>,
+}
+
+/// One restore point.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// The image.
+    pub file: FileId,
+    /// The snapshot within it, by its number in the table; none: the image's own state.
+    pub snapshot: Option<usize>,
+    /// The tool's label, the snapshot's name, or the file's name.
+    pub label: OsString,
+    /// What kind of restore point it is.
+    pub kind: Kind,
+    /// When it was made.
+    pub time: SystemTime,
+    /// Where that was read.
+    pub time_basis: TimeBasis,
+    /// Bytes of the disk at that time; unknown where the image cannot be read.
+    pub virtual_size: Option<u64>,
+    /// The link to what it stands on.
+    pub parent: Option<ParentLink>,
+    /// The external data file that it needs.
+    pub data_file: Option<FileId>,
+    /// Whether it can be assembled.
+    pub state: State,
+    /// What a user should know.
+    pub warnings: Vec<String>,
+}
+
+/// A link from a checkpoint to what it stands on.
+#[derive(Debug, Clone)]
+pub struct ParentLink {
+    /// The checkpoint: always an image's own state.
+    pub checkpoint: CheckpointId,
+    /// The parent's bytes are the disk's, whatever they look like; then nothing lies below it.
+    pub as_raw: bool,
+    /// Why.
+    pub evidence: Evidence,
+}
+
+/// Whether a checkpoint can be assembled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Yes.
+    Whole,
+    /// No: the reason, and what to do.
+    Broken(String),
+}
+
+impl Catalog {
+    /// Looks at the source and decides about everything in it.
+    pub fn read(root: Arc<SourceRoot>) -> Result<Self> {
+        let inventory = Inventory::take(root)?;
+        let links = link::link(&inventory);
+        let mut builder = Builder { inventory: &inventory, links: &links, made: BTreeMap::new() };
+        let checkpoints = builder.checkpoints();
+        let disks = disks(&inventory, &links, &checkpoints);
+        Ok(Self { inventory, disks, checkpoints })
+    }
+
+    /// Leaves only the image at `path` and what it stands on.
+    pub fn keep_only(&mut self, path: &Path) {
+        let wanted = self.inventory.at(path);
+        let mut keep: BTreeSet<CheckpointId> = BTreeSet::new();
+        for (n, checkpoint) in self.checkpoints.iter().enumerate() {
+            if Some(checkpoint.file) == wanted {
+                keep.insert(CheckpointId(n));
+                keep.extend(self.ancestors(CheckpointId(n)));
+            }
+        }
+        for disk in &mut self.disks {
+            disk.checkpoints.retain(|id| keep.contains(id));
+        }
+        self.disks.retain(|disk| !disk.checkpoints.is_empty());
+    }
+
+    /// One checkpoint.
+    ///
+    /// # Panics
+    /// If the number is not from this catalog.
+    #[allow(clippy::indexing_slicing)] // ids are made here and are never derived from a file
+    pub fn checkpoint(&self, id: CheckpointId) -> &Checkpoint {
+        &self.checkpoints[id.0]
+    }
+
+    /// The file of a checkpoint.
+    pub fn file_of(&self, id: CheckpointId) -> &FoundFile {
+        self.inventory.file(self.checkpoint(id).file)
+    }
+
+    /// What lies below a checkpoint, nearest first.
+    pub fn ancestors(&self, id: CheckpointId) -> impl Iterator<Item = CheckpointId> {
+        let below = |id: &CheckpointId| {
+            let parent = self.checkpoint(*id).parent.as_ref();
+            parent.map(|link| (link.checkpoint, link.as_raw))
+        };
+        let first = below(&id);
+        std::iter::successors(first, move |(id, as_raw)| if *as_raw { None } else { below(id) })
+            .map(|(id, _)| id)
+            // The builder breaks loops; this only makes it plain that there is an end.
+            .take(LONGEST_CHAIN)
+    }
+
+    /// How many checkpoints there are, shown or not.
+    pub fn len(&self) -> usize {
+        self.checkpoints.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.checkpoints.is_empty()
+    }
+
+    /// What is in the source and not shown.
+    pub fn skipped(&self) -> &[Skipped] {
+        self.inventory.skipped()
+    }
+
+    /// The newest checkpoint of a disk that can be assembled; never the live disk.
+    pub fn latest(&self, disk: &Disk) -> Option<CheckpointId> {
+        disk.checkpoints.iter().rev().copied().find(|&id| {
+            let checkpoint = self.checkpoint(id);
+            checkpoint.kind != Kind::Live && checkpoint.state == State::Whole
+        })
+    }
+}
+
+struct Builder<'a> {
+    inventory: &'a Inventory,
+    links: &'a Links,
+    /// The checkpoint of each image's own state.
+    made: BTreeMap<FileId, CheckpointId>,
+}
+
+impl Builder<'_> {
+    /// All checkpoints; parents come first.
+    fn checkpoints(&mut self) -> Vec<Checkpoint> {
+        let files: Vec<(FileId, &Place)> =
+            self.links.places.iter().map(|(id, place)| (*id, place)).collect();
+        let rank: BTreeMap<FileId, usize> =
+            files.iter().enumerate().map(|(n, (id, _))| (*id, n)).collect();
+        let parent = |n: usize| match files.get(n).map(|(_, place)| &place.parent) {
+            Some(Parent::File { file, .. }) => rank.get(file).copied(),
+            _ => None,
+        };
+        let order = parents_first(files.len(), parent, |n| n);
+        let mut checkpoints = Vec::new();
+        let mut depth: Vec<usize> = Vec::new();
+        for (id, place) in order.iter().filter_map(|&n| files.get(n)) {
+            self.add_file(*id, place, &mut checkpoints, &mut depth);
+        }
+        let left_out: BTreeSet<usize> = (0..files.len())
+            .collect::<BTreeSet<_>>()
+            .difference(&order.into_iter().collect())
+            .copied()
+            .collect();
+        for (id, place) in left_out.iter().filter_map(|&n| files.get(n)) {
+            let reason = "its chain of backing files leads back to itself".to_owned();
+            let place = Place { parent: Parent::Missing(reason), ..(*place).clone() };
+            self.add_file(*id, &place, &mut checkpoints, &mut depth);
+        }
+        checkpoints
+    }
+
+    fn add_file(
+        &mut self,
+        id: FileId,
+        place: &Place,
+        checkpoints: &mut Vec<Checkpoint>,
+        depth: &mut Vec<usize>,
+    ) {
+        let parent = match &place.parent {
+            Parent::File { file, as_raw, evidence } => self.made.get(file).map(|&checkpoint| {
+                ParentLink { checkpoint, as_raw: *as_raw, evidence: evidence.clone() }
+            }),
+            _ => None,
+        };
+        let below = match &parent {
+            None => 0,
+            Some(link) if link.as_raw => 1,
+            Some(link) => depth.get(link.checkpoint.0).copied().unwrap_or(0),
+        };
+        let state = self.state(id, place, parent.as_ref(), below, checkpoints);
+        let mut made = self.snapshots(id, place, parent.as_ref(), &state);
+        made.push(self.image(id, place, parent, state));
+        depth.resize(checkpoints.len() + made.len(), below + 1);
+        checkpoints.extend(made);
+        self.made.insert(id, CheckpointId(checkpoints.len() - 1));
+    }
+
+    fn image(
+        &self,
+        id: FileId,
+        place: &Place,
+        parent: Option<ParentLink>,
+        state: State,
+    ) -> Checkpoint {
+        let file = self.inventory.file(id);
+        let mut warnings = place.warnings.clone();
+        warnings.extend(file.qcow2().into_iter().flat_map(|facts| facts.warnings.clone()));
+        let virtual_size = match file.qcow2() {
+            Some(facts) => Some(facts.header.virtual_size),
+            None => file.is_plain().then_some(file.stat.size),
+        };
+        Checkpoint {
+            file: id,
+            snapshot: None,
+            label: place.label.clone(),
+            kind: place.kind,
+            time: place.time,
+            time_basis: place.time_basis,
+            virtual_size,
+            parent,
+            data_file: self.data_file(id),
+            state,
+            warnings,
+        }
+    }
+
+    fn snapshots(
+        &self,
+        id: FileId,
+        place: &Place,
+        parent: Option<&ParentLink>,
+        state: &State,
+    ) -> Vec<Checkpoint> {
+        let entries = self.inventory.file(id).qcow2().map_or(&[][..], |facts| &facts.snapshots);
+        let checkpoint = |(n, entry): (usize, &Result<Snapshot, _>)| {
+            let (label, time, time_basis, virtual_size, state) = match entry {
+                Ok(snapshot) => {
+                    let time = Duration::new(u64::from(snapshot.seconds), snapshot.nanos);
+                    let time = SystemTime::UNIX_EPOCH + time;
+                    let size = Some(snapshot.virtual_size);
+                    (snapshot_label(snapshot), time, TimeBasis::Metadata, size, state.clone())
+                }
+                Err(defect) => {
+                    let reason = format!("this internal snapshot cannot be used: {defect}");
+                    let label = format!("snapshot-{}", n + 1).into();
+                    (label, place.time, place.time_basis, None, State::Broken(reason))
+                }
+            };
+            Checkpoint {
+                file: id,
+                snapshot: Some(n),
+                label,
+                kind: Kind::Snapshot,
+                time,
+                time_basis,
+                virtual_size,
+                parent: parent.cloned(),
+                data_file: self.data_file(id),
+                state,
+                warnings: Vec::new(),
+            }
+        };
+        entries.iter().enumerate().map(checkpoint).collect()
+    }
+
+    fn data_file(&self, id: FileId) -> Option<FileId> {
+        self.links.data_files.get(&id).and_then(|found| found.clone().ok())
+    }
+
+    fn state(
+        &self,
+        id: FileId,
+        place: &Place,
+        parent: Option<&ParentLink>,
+        below: usize,
+        checkpoints: &[Checkpoint],
+    ) -> State {
+        if let Some(reason) = self.own_fault(id, place) {
+            return State::Broken(reason);
+        }
+        if below >= LONGEST_CHAIN {
+            return State::Broken(format!("its chain is longer than {LONGEST_CHAIN} images"));
+        }
+        let Some(link) = parent else {
+            return State::Whole;
+        };
+        let parent = checkpoints.get(link.checkpoint.0);
+        match parent.map(|parent| (&parent.state, self.inventory.file(parent.file))) {
+            Some((State::Broken(reason), file)) if !link.as_raw => {
+                let (reason, path) = (first_reason(reason), file.path.display());
+                State::Broken(format!("it stands on {path}, which cannot be assembled: {reason}"))
+            }
+            _ => State::Whole,
+        }
+    }
+
+    /// Why an image cannot be used whatever it stands on.
+    fn own_fault(&self, id: FileId, place: &Place) -> Option<String> {
+        let file = self.inventory.file(id);
+        if let super::inventory::Content::Unreadable(reason) = &file.content {
+            return Some(reason.clone());
+        }
+        if let Some(facts) = file.qcow2() {
+            if let Some(encryption) = facts.header.encryption {
+                let method = match encryption {
+                    Encryption::Aes => "AES",
+                    Encryption::Luks { .. } => "LUKS",
+                };
+                return Some(format!(
+                    "it is encrypted ({method}), and its content cannot be shown without the \
+                     key; qemu-img can read it: see `qemu-img convert --object secret,...`"
+                ));
+            }
+            if facts.in_use {
+                return Some(
+                    "a running VM (or another QEMU process) has it open for writing: what is in \
+                     it changes while it is read; stop the VM, or look at a backup of it"
+                        .into(),
+                );
+            }
+        }
+        if let Some(Err(reason)) = self.links.data_files.get(&id) {
+            return Some(reason.clone());
+        }
+        match &place.parent {
+            Parent::Missing(reason) => Some(reason.clone()),
+            Parent::File { file, .. } if !self.made.contains_key(file) => {
+                let path = self.inventory.file(*file).path.display();
+                Some(format!("what it stands on, {path}, is not an image that can be read"))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The reason at the bottom of a chain of them: the one that counts.
+fn first_reason(reason: &str) -> &str {
+    reason.strip_prefix("it stands on ").map_or(reason, |rest| {
+        rest.split_once(", which cannot be assembled: ").map_or(reason, |(_, first)| first)
+    })
+}
+
+fn snapshot_label(snapshot: &Snapshot) -> OsString {
+    use std::os::unix::ffi::OsStringExt;
+    let name = if snapshot.name.is_empty() { &snapshot.id } else { &snapshot.name };
+    OsString::from_vec(name.clone())
+}
+
+fn disks(inventory: &Inventory, links: &Links, checkpoints: &[Checkpoint]) -> Vec<Disk> {
+    let mut disks: BTreeMap<DiskKey, Vec<usize>> = BTreeMap::new();
+    for (n, checkpoint) in checkpoints.iter().enumerate() {
+        if let Some(place) = links.places.get(&checkpoint.file) {
+            disks.entry(place.disk.clone()).or_default().push(n);
+        }
+    }
+    let ordered = |(key, members): (DiskKey, Vec<usize>)| {
+        let checkpoints = in_order(inventory, checkpoints, &members);
+        Disk { key, checkpoints }
+    };
+    disks.into_iter().map(ordered).collect()
+}
+
+/// Oldest first. An image's snapshots come before its own state, its parent before both, and the
+/// live disk last.
+fn in_order(
+    inventory: &Inventory,
+    checkpoints: &[Checkpoint],
+    members: &[usize],
+) -> Vec<CheckpointId> {
+    let of = |n: usize| members.get(n).and_then(|&id| Some((id, checkpoints.get(id)?)));
+    let rank: BTreeMap<usize, usize> = members.iter().enumerate().map(|(n, id)| (*id, n)).collect();
+    let parent = |n: usize| {
+        let (id, checkpoint) = of(n)?;
+        let before = id.checked_sub(1).filter(|before| {
+            let same_file = |other: &Checkpoint| other.file == checkpoint.file;
+            checkpoints.get(*before).is_some_and(same_file)
+        });
+        let before = before.or(checkpoint.parent.as_ref().map(|link| link.checkpoint.0));
+        before.and_then(|id| rank.get(&id).copied())
+    };
+    let names: Vec<NaturalName> = members
+        .iter()
+        .map(|&id| {
+            let file = checkpoints.get(id).map(|checkpoint| inventory.file(checkpoint.file));
+            NaturalName(file.map(|file| file.path.clone()).unwrap_or_default().into_os_string())
+        })
+        .collect();
+    let key = |n: usize| {
+        let (live, time) = of(n).map_or((false, SystemTime::UNIX_EPOCH), |(_, checkpoint)| {
+            (checkpoint.kind == Kind::Live, checkpoint.time)
+        });
+        (live, time, names.get(n))
+    };
+    let order = parents_first(members.len(), parent, key);
+    order.into_iter().filter_map(|n| members.get(n)).map(|&id| CheckpointId(id)).collect()
+}
+
+#[derive(PartialEq, Eq)]
+struct NaturalName(OsString);
+
+impl Ord for NaturalName {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        natural(self.0.as_encoded_bytes(), other.0.as_encoded_bytes())
+    }
+}
+
+impl PartialOrd for NaturalName {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}

@@ -1,0 +1,352 @@
+//! Every file of the source, looked at once: names, `stat`, and the headers of images.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::{Defect, Error, Result};
+use crate::layer::qcow2::{Header, Snapshot, is_qcow2, read_bitmaps, read_snapshots};
+use crate::layout::backing_name::BackingName;
+use crate::layout::checkpoint_xml::CheckpointXml;
+use crate::layout::sidecar::{self, Declaration, DeclaredFormat};
+use crate::source::{EntryKind, FileStat, FoundEntry, LocalFile, LocalFiles, Source, SourceRoot};
+
+/// Larger sidecars are not sidecars.
+const SIDECAR_LIMIT: u64 = 1 << 20;
+/// Deeper folders are not looked into.
+const FOLDER_DEPTH: usize = 64;
+
+/// A file of the inventory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileId(pub usize);
+
+/// One regular file of the source.
+#[derive(Debug)]
+pub struct FoundFile {
+    /// Path within the source.
+    pub path: PathBuf,
+    /// As `stat` saw it.
+    pub stat: FileStat,
+    /// Its bytes; none if it could not be opened.
+    pub source: Option<Arc<LocalFile>>,
+    /// What its first bytes are.
+    pub content: Content,
+}
+
+/// What a file's first bytes are.
+#[derive(Debug)]
+pub enum Content {
+    /// A qcow2 image.
+    Qcow2(Box<QcowFacts>),
+    /// A qcow2 image whose header is refused, or a file that cannot be read: the reason.
+    Unreadable(String),
+    /// Bytes without a known header: a raw image, or no image at all.
+    Plain,
+    /// A known format that is no raw image: its name.
+    Foreign(&'static str),
+}
+
+/// What the metadata at the beginning of a qcow2 image says.
+#[derive(Debug)]
+pub struct QcowFacts {
+    /// The header.
+    pub header: Header,
+    /// What it calls its backing file.
+    pub backing: Option<BackingName>,
+    /// What it calls its external data file.
+    pub data_file: Option<BackingName>,
+    /// Internal snapshots; an entry that cannot be used keeps its reason.
+    pub snapshots: Vec<Result<Snapshot, Defect>>,
+    /// Names of the dirty bitmaps, in the order of their directory.
+    pub bitmaps: Vec<String>,
+    /// Whether a running QEMU holds it open for writing.
+    pub in_use: bool,
+    /// What a user should know.
+    pub warnings: Vec<String>,
+}
+
+/// Something in the source that is not shown, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// Path within the source.
+    pub path: PathBuf,
+    /// Why.
+    pub reason: String,
+}
+
+/// Everything in the source.
+#[derive(Debug)]
+pub struct Inventory {
+    root: Arc<SourceRoot>,
+    folders: BTreeMap<PathBuf, FileStat>,
+    files: Vec<FoundFile>,
+    by_path: HashMap<PathBuf, FileId>,
+    declarations: BTreeMap<PathBuf, Declaration>,
+    checkpoint_xml: Vec<CheckpointXml>,
+    skipped: Vec<Skipped>,
+}
+
+impl Inventory {
+    /// Looks at everything beneath `root`. A folder or file that cannot be read is noted; only a
+    /// root that cannot be read and a wrong `qcowfs.toml` are errors.
+    pub fn take(root: Arc<SourceRoot>) -> Result<Self> {
+        let mut inventory = Self {
+            root: Arc::clone(&root),
+            folders: BTreeMap::new(),
+            files: Vec::new(),
+            by_path: HashMap::new(),
+            declarations: BTreeMap::new(),
+            checkpoint_xml: Vec::new(),
+            skipped: Vec::new(),
+        };
+        let found = inventory.walk()?;
+        let files = LocalFiles::new(root);
+        for (path, entry) in &found {
+            inventory.read_sidecar(&files, path, entry)?;
+        }
+        for (path, entry) in found {
+            inventory.look_at(&files, path, &entry);
+        }
+        inventory.files.sort_by(|a, b| a.path.cmp(&b.path));
+        let paths = inventory.files.iter().enumerate();
+        inventory.by_path = paths.map(|(n, file)| (file.path.clone(), FileId(n))).collect();
+        Ok(inventory)
+    }
+
+    /// The source folder.
+    pub fn root(&self) -> &SourceRoot {
+        &self.root
+    }
+
+    /// All folders, by path within the source; the root's is empty.
+    pub fn folders(&self) -> &BTreeMap<PathBuf, FileStat> {
+        &self.folders
+    }
+
+    /// All files, in the order of their paths.
+    pub fn files(&self) -> impl Iterator<Item = (FileId, &FoundFile)> {
+        self.files.iter().enumerate().map(|(n, file)| (FileId(n), file))
+    }
+
+    /// One file.
+    ///
+    /// # Panics
+    /// If the number is not from this inventory.
+    #[allow(clippy::indexing_slicing)] // ids are made here and are never derived from a file
+    pub fn file(&self, id: FileId) -> &FoundFile {
+        &self.files[id.0]
+    }
+
+    /// The file at a path within the source.
+    pub fn at(&self, path: &Path) -> Option<FileId> {
+        self.by_path.get(path).copied()
+    }
+
+    /// What the user declares of a file.
+    pub fn declaration(&self, path: &Path) -> Option<&Declaration> {
+        self.declarations.get(path)
+    }
+
+    /// What the user declares, by path within the source.
+    pub fn declarations(&self) -> &BTreeMap<PathBuf, Declaration> {
+        &self.declarations
+    }
+
+    /// All checkpoint descriptions.
+    pub fn checkpoint_xml(&self) -> &[CheckpointXml] {
+        &self.checkpoint_xml
+    }
+
+    /// What is not shown.
+    pub fn skipped(&self) -> &[Skipped] {
+        &self.skipped
+    }
+
+    fn skip(&mut self, path: &Path, reason: impl Into<String>) {
+        self.skipped.push(Skipped { path: path.to_path_buf(), reason: reason.into() });
+    }
+
+    fn walk(&mut self) -> Result<Vec<(PathBuf, FoundEntry)>> {
+        let mut found = Vec::new();
+        let root_stat = self.root.stat_folder(Path::new(""))?;
+        self.folders.insert(PathBuf::new(), root_stat);
+        let mut pending = vec![PathBuf::new()];
+        while let Some(folder) = pending.pop() {
+            let entries = match self.root.list(&folder) {
+                Ok(entries) => entries,
+                Err(e) if folder.as_os_str().is_empty() => return Err(e),
+                Err(e) => {
+                    self.skip(&folder, format!("the folder cannot be read: {e}"));
+                    continue;
+                }
+            };
+            for entry in entries {
+                let path = folder.join(&entry.name);
+                match entry.kind {
+                    EntryKind::File => found.push((path, entry)),
+                    EntryKind::Folder if path.components().count() > FOLDER_DEPTH => {
+                        self.skip(&path, "folders this deep are not looked into");
+                    }
+                    EntryKind::Folder => {
+                        self.folders.insert(path.clone(), entry.stat);
+                        pending.push(path);
+                    }
+                    EntryKind::Link => self.skip(&path, "a symbolic link is never followed"),
+                    EntryKind::Other => self.skip(&path, "neither a file nor a folder"),
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn read_sidecar(&mut self, files: &LocalFiles, path: &Path, entry: &FoundEntry) -> Result<()> {
+        let is_ours = path.file_name() == Some(OsStr::new(sidecar::NAME));
+        let is_xml = path.extension() == Some(OsStr::new("xml"));
+        if !is_ours && (!is_xml || entry.stat.size > SIDECAR_LIMIT) {
+            return Ok(());
+        }
+        let text = match read_text(files, path) {
+            Err(e) if is_ours => return Err(e),
+            Err(_) => return Ok(()),
+            Ok(text) => text,
+        };
+        if is_ours {
+            let folder = path.parent().unwrap_or(Path::new(""));
+            let declared = sidecar::parse(folder, &text)
+                .map_err(|what| Error::Usage(format!("{}: {what}", path.display())))?;
+            self.declarations.extend(declared);
+        } else {
+            self.checkpoint_xml.extend(CheckpointXml::parse(&text));
+        }
+        Ok(())
+    }
+
+    fn look_at(&mut self, files: &LocalFiles, path: PathBuf, entry: &FoundEntry) {
+        let declaration = self.declarations.get(&path);
+        if declaration.is_some_and(|declared| declared.ignore) {
+            self.skip(&path, "qcowfs.toml says to ignore it");
+            return;
+        }
+        let format = declaration.and_then(|declared| declared.format);
+        let (source, stat, content) = match files.open(&path) {
+            Ok(source) => {
+                let content = look_into(&source, format)
+                    .unwrap_or_else(|e| Content::Unreadable(e.to_string()));
+                let stat = *source.stat();
+                (Some(Arc::new(source)), stat, content)
+            }
+            Err(e) => (None, entry.stat, Content::Unreadable(e.to_string())),
+        };
+        self.files.push(FoundFile { path, stat, source, content });
+    }
+}
+
+impl FoundFile {
+    /// The file's name.
+    pub fn name(&self) -> &OsStr {
+        self.path.file_name().unwrap_or_default()
+    }
+
+    /// The folder that holds it, within the source.
+    pub fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new(""))
+    }
+
+    /// Its qcow2 metadata, if that is what it is.
+    pub fn qcow2(&self) -> Option<&QcowFacts> {
+        match &self.content {
+            Content::Qcow2(facts) => Some(facts),
+            _ => None,
+        }
+    }
+
+    /// Whether it may be a raw image: bytes without a known header.
+    pub fn is_plain(&self) -> bool {
+        matches!(self.content, Content::Plain)
+    }
+
+    /// The name of its folder, as a name for the disk in it.
+    pub fn folder_name(&self, root: &SourceRoot) -> OsString {
+        let name = self.folder().file_name().or_else(|| root.path().file_name());
+        name.unwrap_or(OsStr::new("disk")).to_os_string()
+    }
+}
+
+fn read_text(files: &LocalFiles, path: &Path) -> Result<String> {
+    let file = files.open(path)?;
+    if file.len() > SIDECAR_LIMIT {
+        return Err(Error::Usage(format!("{}: larger than 1 MiB", path.display())));
+    }
+    let mut bytes = vec![0; usize::try_from(file.len()).unwrap_or(0)];
+    file.read_exact(0, &mut bytes)?;
+    String::from_utf8(bytes)
+        .map_err(|_| Error::Usage(format!("{}: not a UTF-8 text", path.display())))
+}
+
+fn look_into(file: &LocalFile, declared: Option<DeclaredFormat>) -> Result<Content> {
+    let mut start = [0; 512];
+    let got = file.read_at(0, &mut start)?;
+    let start = start.get(..got).unwrap_or_default();
+    match declared {
+        Some(DeclaredFormat::Raw) => return Ok(Content::Plain),
+        None if !is_qcow2(start) => {
+            return Ok(foreign(start).map_or(Content::Plain, Content::Foreign));
+        }
+        Some(DeclaredFormat::Qcow2) | None => {}
+    }
+    Ok(Content::Qcow2(Box::new(qcow_facts(file)?)))
+}
+
+fn qcow_facts(file: &LocalFile) -> Result<QcowFacts> {
+    let header = Header::read(file)?;
+    let mut warnings = Vec::new();
+    if header.is_corrupt() {
+        warnings.push(
+            "QEMU marked this image as corrupt: what is read here may be wrong; compare it with \
+             another restore point"
+                .to_owned(),
+        );
+    }
+    let snapshots = read_snapshots(file, &header).unwrap_or_else(|e| {
+        warnings.push(format!("its internal snapshots cannot be read: {e}"));
+        Vec::new()
+    });
+    let bitmaps = read_bitmaps(file, &header).unwrap_or_else(|e| {
+        warnings.push(format!("its bitmaps cannot be read: {e}"));
+        Vec::new()
+    });
+    let bitmaps = bitmaps.iter().map(|bitmap| String::from_utf8_lossy(&bitmap.name).into_owned());
+    let in_use = file.is_in_use().unwrap_or_else(|e| {
+        log::debug!("cannot tell whether a VM has it open: {e}");
+        false
+    });
+    Ok(QcowFacts {
+        backing: header.backing_file.as_deref().map(BackingName::parse),
+        data_file: header.data_file.as_deref().map(BackingName::parse),
+        header,
+        snapshots,
+        bitmaps: bitmaps.collect(),
+        in_use,
+        warnings,
+    })
+}
+
+/// The name of a known format that must not be taken for the bytes of a disk.
+fn foreign(start: &[u8]) -> Option<&'static str> {
+    let known: [(&[u8], &'static str); 12] = [
+        (b"meta ", "virtnbdbackup stream"),
+        (b"KDMV", "VMDK image"),
+        (b"# Disk DescriptorFile", "VMDK descriptor"),
+        (b"vhdxfile", "VHDX image"),
+        (b"conectix", "VHD image"),
+        (b"QED\0", "QED image"),
+        (b"<<< ", "VDI image"),
+        (b"\x1f\x8b", "gzip file"),
+        (b"\xfd7zXZ\0", "xz file"),
+        (b"\x28\xb5\x2f\xfd", "zstd file"),
+        (b"\x04\x22\x4d\x18", "lz4 file"),
+        (b"BZh", "bzip2 file"),
+    ];
+    known.into_iter().find(|(magic, _)| start.starts_with(magic)).map(|(_, name)| name)
+}

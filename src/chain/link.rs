@@ -1,0 +1,402 @@
+//! What each image is, and what it stands on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use super::evidence::{Basis, Evidence};
+use super::headers::{Finder, HeaderLink};
+use super::inventory::{Content, FileId, FoundFile, Inventory};
+use super::{named_push, push, qmpbackup};
+use crate::layout::names;
+use crate::layout::sidecar::{Declaration, DeclaredParent};
+
+/// What kind of restore point a checkpoint is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Holds the whole disk.
+    Full,
+    /// A full one beside the chain.
+    Copy,
+    /// Holds what changed since its parent.
+    Incremental,
+    /// A state kept inside an image.
+    Snapshot,
+    /// An image over a backing file.
+    Overlay,
+    /// The VM's own disk, beside its backups.
+    Live,
+    /// In progress, or failed.
+    Partial,
+}
+
+impl Kind {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Copy => "copy",
+            Self::Incremental => "incremental",
+            Self::Snapshot => "snapshot",
+            Self::Overlay => "overlay",
+            Self::Live => "live",
+            Self::Partial => "partial",
+        }
+    }
+}
+
+/// Where a time was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TimeBasis {
+    /// In `qcowfs.toml`.
+    Declared,
+    /// In the file's name.
+    Name,
+    /// In metadata: a snapshot table, a checkpoint description.
+    Metadata,
+    /// The file's last modification, which a copy may have changed.
+    Mtime,
+}
+
+/// The disk that an image belongs to: a folder of the view.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DiskKey {
+    /// The folder of the source that holds it.
+    pub folder: PathBuf,
+    /// The name that the tool knows it by.
+    pub name: OsString,
+}
+
+/// What an image stands on.
+#[derive(Debug, Clone)]
+pub enum Parent {
+    /// Nothing: what it does not hold reads as zeros.
+    None,
+    /// Another image.
+    File {
+        /// Which.
+        file: FileId,
+        /// Its bytes are the disk's, whatever they look like (backing format `raw`).
+        as_raw: bool,
+        /// Why.
+        evidence: Evidence,
+    },
+    /// Something that is not there: the reason.
+    Missing(String),
+}
+
+/// What an image is, and what it stands on.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The disk that it belongs to.
+    pub disk: DiskKey,
+    /// The tool's own label, or the file's name.
+    pub label: OsString,
+    /// What kind of restore point it is.
+    pub kind: Kind,
+    /// When it was made.
+    pub time: SystemTime,
+    /// Where that was read.
+    pub time_basis: TimeBasis,
+    /// What it stands on.
+    pub parent: Parent,
+    /// What a user should know.
+    pub warnings: Vec<String>,
+}
+
+/// The decisions about all images of a source.
+#[derive(Debug)]
+pub struct Links {
+    /// By image.
+    pub places: BTreeMap<FileId, Place>,
+    /// External data files, by the image that needs one; an error is the reason why it is missing.
+    pub data_files: BTreeMap<FileId, Result<FileId, String>>,
+}
+
+/// What the deciders share.
+pub(super) struct Linker<'a> {
+    pub(super) inventory: &'a Inventory,
+    pub(super) headers: BTreeMap<FileId, HeaderLink>,
+    pub(super) places: BTreeMap<FileId, Place>,
+}
+
+/// Decides about all images of the inventory.
+pub fn link(inventory: &Inventory) -> Links {
+    let finder = Finder::new(inventory);
+    let data_files = data_files(inventory, &finder);
+    let headers = finder.backing_links();
+    let mut linker = Linker { inventory, headers, places: BTreeMap::new() };
+    let used: BTreeSet<FileId> = data_files.values().filter_map(|id| id.clone().ok()).collect();
+    linker.place_unfinished();
+    qmpbackup::place(&mut linker);
+    push::place(&mut linker);
+    named_push::place(&mut linker);
+    linker.place_plain(&used);
+    linker.apply_declarations();
+    Links { places: linker.places, data_files }
+}
+
+fn data_files(
+    inventory: &Inventory,
+    finder: &Finder<'_>,
+) -> BTreeMap<FileId, Result<FileId, String>> {
+    let images = inventory.files().filter_map(|(id, file)| Some((id, file.qcow2()?)));
+    images
+        .filter_map(|(id, facts)| {
+            match finder.find(id, facts.data_file.as_ref(), "external data file") {
+                HeaderLink::None => None,
+                HeaderLink::To { file, .. } => Some((id, Ok(file))),
+                HeaderLink::Missing { reason, .. } => Some((id, Err(reason))),
+            }
+        })
+        .collect()
+}
+
+impl Linker<'_> {
+    pub(super) fn is_free(&self, id: FileId) -> bool {
+        !self.places.contains_key(&id)
+    }
+
+    /// The images that nobody has decided about, in the order of their paths.
+    pub(super) fn free_images(&self) -> impl Iterator<Item = (FileId, &FoundFile)> {
+        self.inventory.files().filter(|(id, _)| self.is_free(*id))
+    }
+
+    /// The link that the image's header makes.
+    pub(super) fn header(&self, id: FileId) -> &HeaderLink {
+        self.headers.get(&id).unwrap_or(&HeaderLink::None)
+    }
+
+    /// A link to `file` for this evidence, which reads it as the header's backing format says.
+    pub(super) fn parent(&self, image: FileId, file: FileId, evidence: Evidence) -> Parent {
+        let format =
+            self.inventory.file(image).qcow2().and_then(|f| f.header.backing_format.as_deref());
+        let follows_header =
+            matches!(self.header(image), HeaderLink::To { file: to, .. } if *to == file);
+        let is_qcow2 = self.inventory.file(file).qcow2().is_some();
+        match format.filter(|_| follows_header) {
+            Some("raw") => Parent::File { file, as_raw: true, evidence },
+            Some("qcow2") if !is_qcow2 => Parent::Missing(format!(
+                "its backing file {} should be a qcow2 image and is none",
+                self.inventory.file(file).path.display()
+            )),
+            _ => Parent::File { file, as_raw: false, evidence },
+        }
+    }
+
+    /// The parent that the header names.
+    pub(super) fn header_parent(&self, image: FileId) -> Parent {
+        match self.header(image) {
+            HeaderLink::None => Parent::None,
+            HeaderLink::To { file, evidence } => self.parent(image, *file, evidence.clone()),
+            HeaderLink::Missing { reason, .. } => Parent::Missing(reason.clone()),
+        }
+    }
+
+    fn place_unfinished(&mut self) {
+        let unfinished: Vec<FileId> = self
+            .inventory
+            .files()
+            .filter(|(_, file)| names::is_unfinished(file.name()) && is_image_like(file))
+            .map(|(id, _)| id)
+            .collect();
+        for id in unfinished {
+            let file = self.inventory.file(id);
+            let reason = "the backup of this name is in progress or failed: the tool had not \
+                          finished it; use the restore point before it";
+            let parent = Parent::Missing(reason.into());
+            let place = Place { kind: Kind::Partial, ..plain_place(file, parent) };
+            self.places.insert(id, qmpbackup::unfinished(self.inventory, file, place));
+        }
+    }
+
+    /// Everything that no tool's rule claims: backing chains, and raw images on their own.
+    fn place_plain(&mut self, data_files: &BTreeSet<FileId>) {
+        let free: Vec<FileId> = self.free_images().map(|(id, _)| id).collect();
+        let needed = self.needed_as_parents();
+        for id in free {
+            let file = self.inventory.file(id);
+            let place = match &file.content {
+                Content::Qcow2(_) => self.plain_qcow2(id),
+                Content::Plain
+                    if !data_files.contains(&id)
+                        && (needed.contains(&id) || self.is_raw_image(file)) =>
+                {
+                    plain_place(file, Parent::None)
+                }
+                Content::Unreadable(reason) if is_image_like(file) => {
+                    plain_place(file, Parent::Missing(reason.clone()))
+                }
+                _ => continue,
+            };
+            self.places.insert(id, place);
+        }
+        self.gather_plain_disks();
+    }
+
+    fn plain_qcow2(&self, id: FileId) -> Place {
+        let file = self.inventory.file(id);
+        let parent = match self.header(id) {
+            HeaderLink::To { file, .. } if push::is_push_live(self.inventory, *file) => {
+                Parent::Missing(format!(
+                    "its header names the live disk {}, whose bitmaps bear the names of push \
+                     backups: an increment of such a backup does not stand on it, and which backup \
+                     it stands on cannot be known from its name; declare its parent in qcowfs.toml",
+                    self.inventory.file(*file).path.display()
+                ))
+            }
+            _ => self.header_parent(id),
+        };
+        let kind = match parent {
+            Parent::None if push::is_live(self.inventory, id) => Kind::Live,
+            Parent::None => Kind::Full,
+            _ => Kind::Overlay,
+        };
+        Place { kind, ..plain_place(file, parent) }
+    }
+
+    fn is_raw_image(&self, file: &FoundFile) -> bool {
+        let declared = self.inventory.declaration(&file.path).is_some();
+        file.stat.size > 0 && (declared || names::has_raw_ending(file.name()))
+    }
+
+    /// The files that headers and declarations lead to.
+    fn needed_as_parents(&self) -> BTreeSet<FileId> {
+        let headers = self.headers.values().filter_map(|link| match link {
+            HeaderLink::To { file, .. } => Some(*file),
+            _ => None,
+        });
+        let declared = self.inventory.declarations().values().filter_map(|d| match &d.parent {
+            Some(DeclaredParent::File(path)) => self.inventory.at(path),
+            _ => None,
+        });
+        headers.chain(declared).collect()
+    }
+
+    /// An overlay belongs to its parent's disk where both lie in the same folder.
+    fn gather_plain_disks(&mut self) {
+        let overlays: Vec<FileId> = self.overlays().collect();
+        for id in overlays {
+            let root = self.lowest_in_folder(id);
+            if let Some(disk) = self.places.get(&root).map(|place| place.disk.clone())
+                && let Some(place) = self.places.get_mut(&id)
+            {
+                place.disk = disk;
+            }
+        }
+    }
+
+    fn overlays(&self) -> impl Iterator<Item = FileId> {
+        let is_overlay = |place: &Place| place.kind == Kind::Overlay;
+        self.places.iter().filter(move |(_, place)| is_overlay(place)).map(|(id, _)| *id)
+    }
+
+    /// The lowest ancestor that is reached without leaving the image's folder. A loop of backing
+    /// files ends after as many steps as there are images.
+    fn lowest_in_folder(&self, id: FileId) -> FileId {
+        let folder = self.inventory.file(id).folder();
+        let mut lowest = id;
+        for _ in 0..self.places.len() {
+            let Some(Place { parent: Parent::File { file, .. }, kind: Kind::Overlay, .. }) =
+                self.places.get(&lowest)
+            else {
+                break;
+            };
+            if self.inventory.file(*file).folder() != folder || !self.places.contains_key(file) {
+                break;
+            }
+            lowest = *file;
+        }
+        lowest
+    }
+
+    fn apply_declarations(&mut self) {
+        for (path, declaration) in self.inventory.declarations() {
+            let Some(id) = self.inventory.at(path) else {
+                if !declaration.ignore {
+                    log::warn!("qcowfs.toml speaks of {}, which is not there", path.display());
+                }
+                continue;
+            };
+            let file = self.inventory.file(id);
+            let mut place =
+                self.places.get(&id).cloned().unwrap_or_else(|| plain_place(file, Parent::None));
+            apply(&mut place, declaration, |path| self.declared_parent(path));
+            self.places.insert(id, place);
+        }
+    }
+
+    fn declared_parent(&self, path: &Path) -> Parent {
+        match self.inventory.at(path) {
+            Some(file) => {
+                let evidence = Evidence::new(Basis::Declared, "qcowfs.toml names the parent");
+                Parent::File { file, as_raw: false, evidence }
+            }
+            None => Parent::Missing(format!(
+                "qcowfs.toml declares {} as its parent, which is not there",
+                path.display()
+            )),
+        }
+    }
+}
+
+fn apply(place: &mut Place, declared: &Declaration, parent: impl Fn(&Path) -> Parent) {
+    match &declared.parent {
+        Some(DeclaredParent::None) => (place.parent, place.kind) = (Parent::None, Kind::Full),
+        Some(DeclaredParent::File(path)) => {
+            place.parent = parent(path);
+            if matches!(place.kind, Kind::Full | Kind::Copy | Kind::Live | Kind::Partial) {
+                place.kind = Kind::Incremental;
+            }
+        }
+        None => {}
+    }
+    if let Some(name) = &declared.name {
+        place.label = name.into();
+    }
+    if let Some(disk) = &declared.disk {
+        place.disk.name = disk.into();
+    }
+    if let Some(time) = declared.time {
+        (place.time, place.time_basis) = (time, TimeBasis::Declared);
+    }
+}
+
+/// An image on its own: named and dated as its file.
+pub(super) fn plain_place(file: &FoundFile, parent: Parent) -> Place {
+    Place {
+        disk: DiskKey { folder: file.folder().to_path_buf(), name: file.name().to_os_string() },
+        label: file.name().to_os_string(),
+        kind: Kind::Full,
+        time: file.stat.mtime,
+        time_basis: TimeBasis::Mtime,
+        parent,
+        warnings: Vec::new(),
+    }
+}
+
+/// The time that a name holds.
+pub(super) fn from_epoch(epoch: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(epoch)
+}
+
+/// Whether a file that cannot be read is worth a line: its name is one of an image.
+fn is_image_like(file: &FoundFile) -> bool {
+    let name = file.name();
+    match file.content {
+        Content::Qcow2(_) => true,
+        Content::Foreign(_) => false,
+        Content::Plain => names::is_unfinished(name),
+        Content::Unreadable(_) => {
+            names::has_raw_ending(name)
+                || names::QmpName::parse(name).is_some()
+                || Path::new(name).extension().is_some_and(|e| e.eq_ignore_ascii_case("qcow2"))
+                || file.source.is_some()
+        }
+    }
+}

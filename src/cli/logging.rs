@@ -1,0 +1,155 @@
+//! Where the log goes, and how much of it.
+
+use std::env;
+use std::fs::{File, OpenOptions};
+use std::path::Path;
+use std::process;
+
+use clap::Args;
+use env_logger::{Builder, Logger, Target};
+use log::{Log, Metadata, Record};
+use syslog::{BasicLogger, Facility, Formatter3164};
+
+use crate::error::{Error, Result};
+
+/// Overrides the options, in `env_logger`'s language.
+const VARIABLE: &str = "RUST_LOG";
+
+/// How much is logged.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct Verbosity {
+    /// Log more: -v what happens, -vv details, -vvv every request
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+
+    /// Log errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+}
+
+impl Verbosity {
+    /// In `env_logger`'s language. What fuser says is seldom for users: it stays two steps behind.
+    fn filters(self) -> &'static str {
+        match (self.quiet, self.verbose) {
+            (true, _) => "error",
+            (false, 0) => "warn,fuser=error",
+            (false, 1) => "info,fuser=error",
+            (false, 2) => "debug,fuser=warn",
+            (false, _) => "trace,fuser=debug",
+        }
+    }
+}
+
+/// Where the log goes.
+#[derive(Debug)]
+pub(super) enum Destination {
+    /// The standard error.
+    Terminal,
+    /// The end of a file.
+    File(File),
+    /// The system's log, if there is one.
+    Syslog,
+}
+
+impl Destination {
+    /// Opens a file to append to.
+    pub(super) fn append_to(path: &Path) -> Result<Self> {
+        let file = OpenOptions::new().append(true).create(true).open(path);
+        file.map(Self::File).map_err(|e| Error::io(path, e))
+    }
+}
+
+/// Starts logging; once per process.
+pub(super) fn start(verbosity: Verbosity, destination: Destination) -> Result<()> {
+    let mut builder = Builder::new();
+    let overridden = env::var(VARIABLE).ok().filter(|filters| !filters.is_empty());
+    builder.parse_filters(overridden.as_deref().unwrap_or(verbosity.filters()));
+    let filter = match destination {
+        Destination::Terminal => builder.build(),
+        Destination::File(file) => builder.target(Target::Pipe(Box::new(file))).build(),
+        Destination::Syslog => return start_syslog(builder.build()),
+    };
+    let level = filter.filter();
+    set(Box::new(filter))?;
+    log::set_max_level(level);
+    Ok(())
+}
+
+fn start_syslog(filter: Logger) -> Result<()> {
+    let formatter = Formatter3164 {
+        facility: Facility::LOG_DAEMON,
+        hostname: None,
+        process: "qcowfs".to_owned(),
+        pid: process::id(),
+    };
+    // Containers have none: the view is served all the same.
+    let Ok(logger) = syslog::unix(formatter) else { return Ok(()) };
+    let level = filter.filter();
+    set(Box::new(Filtered { filter, syslog: BasicLogger::new(logger) }))?;
+    log::set_max_level(level);
+    Ok(())
+}
+
+fn set(logger: Box<dyn Log>) -> Result<()> {
+    log::set_boxed_logger(logger).map_err(|e| Error::Usage(e.to_string()))
+}
+
+/// The syslog crate knows one level for all modules; this adds the filters.
+struct Filtered {
+    filter: Logger,
+    syslog: BasicLogger,
+}
+
+impl Log for Filtered {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.filter.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.filter.matches(record) {
+            self.syslog.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        self.syslog.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use log::Level;
+
+    use super::*;
+
+    fn logs(quiet: bool, verbose: u8, target: &str, level: Level) -> bool {
+        let mut builder = Builder::new();
+        builder.parse_filters(Verbosity { verbose, quiet }.filters());
+        builder.build().enabled(&Metadata::builder().target(target).level(level).build())
+    }
+
+    #[test]
+    fn each_v_shows_one_level_more_of_ours() {
+        let shown = |verbose, level| logs(false, verbose, "qcowfs::fuse", level);
+        let levels = [Level::Warn, Level::Info, Level::Debug, Level::Trace];
+        for (verbose, level) in (0..).zip(levels) {
+            assert!(shown(verbose, level));
+            assert!(verbose == 0 || !shown(verbose - 1, level));
+        }
+    }
+
+    #[test]
+    fn fuser_is_silent_but_for_errors_unless_details_are_asked_for() {
+        for verbose in [0, 1] {
+            assert!(logs(false, verbose, "fuser::session", Level::Error));
+            assert!(!logs(false, verbose, "fuser::session", Level::Warn));
+        }
+        assert!(logs(false, 2, "fuser::session", Level::Warn));
+    }
+
+    #[test]
+    fn quiet_shows_errors_only() {
+        assert!(logs(true, 0, "qcowfs::fuse", Level::Error));
+        assert!(!logs(true, 0, "qcowfs::fuse", Level::Warn));
+    }
+}

@@ -1,0 +1,168 @@
+//! `qcowfs ls`: the restore points of a source, without mounting it.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::LsArgs;
+use crate::chain::catalog::Catalog;
+use crate::error::{Error, Result};
+use crate::tree::info::Info;
+use crate::tree::plan::Plan;
+use crate::tree::read_catalog;
+
+#[derive(Serialize)]
+struct Listing {
+    source: String,
+    disks: Vec<DiskListing>,
+    ignored: Vec<Ignored>,
+}
+
+#[derive(Serialize)]
+struct DiskListing {
+    path: String,
+    name: String,
+    latest: Option<String>,
+    checkpoints: Vec<Info>,
+}
+
+#[derive(Serialize)]
+struct Ignored {
+    path: String,
+    reason: String,
+}
+
+/// Prints the listing to standard output.
+pub(super) fn run(args: &LsArgs) -> Result<()> {
+    let catalog = read_catalog(&args.source)?;
+    let listing = listing(&catalog);
+    let mut text = Vec::new();
+    if args.json {
+        serde_json::to_writer_pretty(&mut text, &listing)
+            .map_err(|e| Error::Usage(e.to_string()))?;
+        text.push(b'\n');
+    } else {
+        print_text(&mut text, &listing).map_err(|e| Error::io("standard output", e))?;
+    }
+    match io::stdout().lock().write_all(&text) {
+        // The reader has seen enough (`qcowfs ls | head`).
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(|e| Error::io("standard output", e)),
+    }
+}
+
+fn listing(catalog: &Catalog) -> Listing {
+    let plan = Plan::new(catalog);
+    let disks = plan.disks.iter().map(|disk| DiskListing {
+        path: disk.path.to_string_lossy().into_owned(),
+        name: disk.name.clone(),
+        latest: disk.latest.clone(),
+        checkpoints: disk
+            .checkpoints
+            .iter()
+            .map(|(id, _)| Info::new(catalog, &plan, *id))
+            .collect(),
+    });
+    let ignored = catalog.skipped().iter().map(|skipped| Ignored {
+        path: skipped.path.to_string_lossy().into_owned(),
+        reason: skipped.reason.clone(),
+    });
+    Listing {
+        source: catalog.inventory.root().path().to_string_lossy().into_owned(),
+        disks: disks.collect(),
+        ignored: ignored.collect(),
+    }
+}
+
+fn print_text(out: &mut Vec<u8>, listing: &Listing) -> io::Result<()> {
+    if listing.disks.is_empty() {
+        writeln!(out, "No VM-disk backup was found in {}.", listing.source)?;
+    }
+    for disk in &listing.disks {
+        writeln!(out, "{}", disk.path)?;
+        print_disk(out, disk)?;
+        writeln!(out)?;
+    }
+    for Ignored { path, reason } in &listing.ignored {
+        writeln!(out, "not shown: {path:?}: {reason}")?;
+    }
+    Ok(())
+}
+
+const HEADINGS: [&str; 7] =
+    ["CHECKPOINT", "TIME (UTC)", "SIZE", "KIND", "STATE", "PARENT", "EVIDENCE"];
+
+fn print_disk(out: &mut Vec<u8>, disk: &DiskListing) -> io::Result<()> {
+    let rows: Vec<[String; 7]> = disk.checkpoints.iter().map(row).collect();
+    let mut widths = HEADINGS.map(str::len);
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    print_row(out, &HEADINGS.map(str::to_owned), &widths)?;
+    for (checkpoint, row) in disk.checkpoints.iter().zip(&rows) {
+        print_row(out, row, &widths)?;
+        if let Some(reason) = &checkpoint.reason {
+            writeln!(out, "    broken: {reason}")?;
+        }
+        for warning in &checkpoint.warnings {
+            writeln!(out, "    warning: {warning}")?;
+        }
+    }
+    if let Some(latest) = &disk.latest {
+        writeln!(out, "  latest -> {latest}")?;
+    }
+    Ok(())
+}
+
+fn print_row(out: &mut Vec<u8>, row: &[String; 7], widths: &[usize; 7]) -> io::Result<()> {
+    let cell = |(cell, width): (&String, &usize)| format!("  {cell:<width$}");
+    let line: String = row.iter().zip(widths).map(cell).collect();
+    writeln!(out, "{}", line.trim_end())
+}
+
+fn row(checkpoint: &Info) -> [String; 7] {
+    let evidence = checkpoint.evidence.first();
+    let evidence = evidence.map(|link| format!("{} ({})", link.basis, link.certainty));
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+    [
+        checkpoint.name.clone(),
+        checkpoint.time.clone(),
+        or_dash(checkpoint.virtual_size.map(human_size)),
+        checkpoint.kind.name().to_owned(),
+        checkpoint.state.to_owned(),
+        or_dash(checkpoint.parent.clone()),
+        or_dash(evidence),
+    ]
+}
+
+/// A size as people write it: whole bytes below 1 KiB, else one decimal where it says something.
+#[allow(clippy::cast_precision_loss)] // three digits are shown
+fn human_size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut size = bytes as f64;
+    let mut shown = format!("{bytes} B");
+    for unit in UNITS {
+        if size < 1024.0 {
+            break;
+        }
+        size /= 1024.0;
+        let digits = usize::from(size.fract() != 0.0 && size < 100.0);
+        shown = format!("{size:.digits$} {unit}");
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_shown_as_people_write_them() {
+        assert_eq!(human_size(0), "0 B");
+        assert_eq!(human_size(512), "512 B");
+        assert_eq!(human_size(128 << 20), "128 MiB");
+        assert_eq!(human_size((1 << 30) + (1 << 29)), "1.5 GiB");
+    }
+}

@@ -1,0 +1,114 @@
+//! `qcowfs mount`.
+
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread;
+
+use clap::Args;
+
+use super::background::{self, Parent};
+use super::logging::{self, Destination, Verbosity};
+use super::mount_options;
+use crate::error::Result;
+use crate::mount::{Hangup, Mounted, Place, raise_open_files_limit};
+use crate::tree::Tree;
+
+const OPTIONS_HELP: &str = "\
+Mount options, comma-separated; may be repeated, and later ones win:
+  allow_other, allow_root   let others look in, as far as owners and permission bits say
+  default_permissions       have these checked for yourself too
+  fsname=NAME               the source in the mount table (a comma in it as `\\,`)
+  ro, noexec, exec, nodev, nosuid, noatime, atime
+  dev, suid                 for root only";
+
+/// More threads than this have not been seen to help.
+const MOST_THREADS: usize = 8;
+
+/// Mount a view of a source, read-only
+///
+/// Returns when the view answers, and leaves a process in the background that serves it until it
+/// is unmounted (by `qcowfs umount`, `umount` or SIGTERM).
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  qcowfs mount /backups /mnt/view
+  qcowfs mount -o allow_other /backups /mnt/view         let other users look in
+  qcowfs mount -f -v /backups /mnt/view                  stay, and say what happens")]
+pub(super) struct MountArgs {
+    /// Folder of backups, or one backup file
+    source: PathBuf,
+
+    /// Existing folder, outside of the source, to show the view at
+    #[arg(value_name = "MOUNTPOINT")]
+    mount_point: PathBuf,
+
+    /// Mount options, comma-separated; may be repeated, and later ones win
+    #[arg(short, value_name = "OPTIONS", long_help = OPTIONS_HELP)]
+    options: Vec<OsString>,
+
+    /// Stay in the foreground, with the log on the standard error
+    #[arg(short, long)]
+    foreground: bool,
+
+    /// Threads that answer the kernel [default: one for each CPU, at most 8]
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+
+    /// Append the log to a file instead of syslog (or the standard error, in the foreground)
+    #[arg(long, value_name = "FILE")]
+    log_file: Option<PathBuf>,
+}
+
+pub(super) fn run(
+    args: &MountArgs,
+    verbosity: Verbosity,
+    is_background_child: bool,
+) -> Result<ExitCode> {
+    if args.foreground {
+        serve(args, verbosity, None)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !is_background_child {
+        background::start()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut parent = Parent::new();
+    Ok(match serve(args, verbosity, Some(&mut parent)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            parent.tell_failure(&error);
+            ExitCode::FAILURE
+        }
+    })
+}
+
+/// Mounts and serves; with a parent, in the background as soon as the view answers.
+fn serve(args: &MountArgs, verbosity: Verbosity, parent: Option<&mut Parent>) -> Result<()> {
+    let destination = match (&args.log_file, &parent) {
+        (Some(file), _) => Destination::append_to(file)?,
+        (None, None) => Destination::Terminal,
+        (None, Some(_)) => Destination::Syslog,
+    };
+    logging::start(verbosity, destination)?;
+    raise_open_files_limit();
+    let options = mount_options::parse(&args.options)?;
+    let place = Place::check(&args.source, &args.mount_point, &options)?;
+    let tree = Tree::from_source(place.source())?;
+    let hangup = if parent.is_some() { Hangup::Ignore } else { Hangup::Unmount };
+    let threads = args.threads.unwrap_or_else(default_threads);
+    let mounted = Mounted::new(&place, tree, &options, threads, hangup)?;
+    if let Some(parent) = parent
+        && let Err(error) = parent.leave()
+    {
+        mounted.abandon();
+        return Err(error);
+    }
+    mounted.serve()
+}
+
+fn default_threads() -> NonZeroUsize {
+    let most = NonZeroUsize::new(MOST_THREADS).unwrap_or(NonZeroUsize::MIN);
+    thread::available_parallelism().map_or(NonZeroUsize::MIN, |cpus| cpus.min(most))
+}

@@ -1,0 +1,29 @@
+//! `qcowfs umount`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::error::Result;
+
+/// Unmount a view, alive or dead
+///
+/// Only mounts of qcowfs are touched. Returns when the view is gone from the mount table.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  qcowfs umount /mnt/view
+  qcowfs umount --lazy /mnt/view         although somebody still uses it")]
+pub(super) struct UmountArgs {
+    /// Where the view is mounted
+    #[arg(value_name = "MOUNTPOINT")]
+    mount_point: PathBuf,
+
+    /// Detach a view that is in use: it goes on, out of sight, until its last user lets go
+    #[arg(short, long)]
+    lazy: bool,
+}
+
+pub(super) fn run(args: &UmountArgs) -> Result<()> {
+    crate::mount::unmount(&args.mount_point, args.lazy)
+}

@@ -1,0 +1,209 @@
+//! Decompression into buffers of known size: raw deflate and zstd.
+//!
+//! The output is never longer than the caller's buffer, whatever the input claims, and never
+//! shorter: an input that ends before is an error. What follows in the input is ignored, for the
+//! sizes of packed clusters are rounded up to sectors.
+
+use std::cell::RefCell;
+
+use flate2::{Decompress, FlushDecompress, Status};
+use zstd::zstd_safe::{self, DCtx, get_error_name};
+
+thread_local! {
+    // Setting these up costs as much as unpacking a small cluster does.
+    static INFLATER: RefCell<Decompress> = RefCell::new(Decompress::new(false));
+    static UNZSTD: RefCell<Option<DCtx<'static>>> = RefCell::new(DCtx::try_create());
+}
+
+/// Fills `output` from one raw deflate stream (RFC 1951) at the start of `input`, of any window
+/// size. Like QEMU, it takes a stream that goes on once `output` is full.
+///
+/// # Errors
+///
+/// A sentence without the file's name.
+pub fn inflate_raw(input: &[u8], output: &mut [u8]) -> Result<(), String> {
+    INFLATER.with_borrow_mut(|inflater| {
+        inflater.reset(false);
+        let status = inflater
+            .decompress(input, output, FlushDecompress::Finish)
+            .map_err(|e| format!("not a deflate stream: {e}"))?;
+        // Less than `usize::MAX`, for it counts the bytes of `output`.
+        let filled = usize::try_from(inflater.total_out()).unwrap_or(usize::MAX);
+        if filled == output.len() {
+            return Ok(());
+        }
+        let wanted = output.len();
+        Err(match status {
+            Status::StreamEnd => {
+                format!("the deflate stream holds {filled} bytes instead of {wanted}")
+            }
+            _ => format!("the deflate stream is cut after {filled} of {wanted} bytes"),
+        })
+    })
+}
+
+/// Fills `output` from the zstd frames (RFC 8878) at the start of `input`: one or several in a
+/// row. A frame that goes on once `output` is full is an error, as it is for QEMU.
+///
+/// # Errors
+///
+/// A sentence without the file's name.
+pub fn unzstd(input: &[u8], output: &mut [u8]) -> Result<(), String> {
+    UNZSTD.with_borrow_mut(|context| {
+        let context = context.as_mut().ok_or("no memory for a zstd context")?;
+        unzstd_frames(context, input, output)
+    })
+}
+
+/// Frame by frame in one go each: the frame is decoded into `output` itself, so that no frame
+/// header can ask for a window of its own.
+fn unzstd_frames(
+    context: &mut DCtx<'_>,
+    mut input: &[u8],
+    mut output: &mut [u8],
+) -> Result<(), String> {
+    let wanted = output.len();
+    while !output.is_empty() {
+        if input.is_empty() {
+            let filled = wanted - output.len();
+            return Err(format!("the zstd frames hold {filled} bytes instead of {wanted}"));
+        }
+        let size = zstd_safe::find_frame_compressed_size(input).map_err(not_zstd)?;
+        let (frame, rest) = input.split_at_checked(size).ok_or("the zstd frame is cut")?;
+        let filled = context.decompress(output, frame).map_err(not_zstd)?;
+        output = output.get_mut(filled..).unwrap_or_default();
+        input = rest;
+    }
+    Ok(())
+}
+
+fn not_zstd(code: usize) -> String {
+    format!("not a zstd frame of this size: {}", get_error_name(code))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn text(len: usize) -> Vec<u8> {
+        (0..len).map(|i| u8::try_from(i * i % 251).unwrap()).collect()
+    }
+
+    fn deflated(plain: &[u8]) -> Vec<u8> {
+        let mut out = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::fast());
+        out.write_all(plain).unwrap();
+        out.finish().unwrap()
+    }
+
+    fn zstd_frame(plain: &[u8]) -> Vec<u8> {
+        zstd::bulk::compress(plain, 3).unwrap()
+    }
+
+    #[test]
+    fn what_was_deflated_comes_back_whatever_follows_it() {
+        let plain = text(70_000);
+        let mut packed = deflated(&plain);
+        packed.extend([0xaa; 300]);
+        let mut out = vec![1; plain.len()];
+        inflate_raw(&packed, &mut out).unwrap();
+        assert!(out == plain);
+    }
+
+    #[test]
+    fn a_deflate_stream_that_is_too_long_fills_the_buffer_and_no_more() {
+        let plain = text(70_000);
+        let mut out = vec![1; 4096];
+        inflate_raw(&deflated(&plain), &mut out).unwrap();
+        assert!(out == plain[..4096]);
+    }
+
+    #[test]
+    fn a_deflate_stream_that_is_too_short_is_an_error() {
+        let mut out = vec![1; 4096];
+        assert_eq!(
+            inflate_raw(&deflated(&text(4095)), &mut out).unwrap_err(),
+            "the deflate stream holds 4095 bytes instead of 4096"
+        );
+    }
+
+    #[test]
+    fn a_cut_deflate_stream_is_an_error() {
+        let plain = text(4096);
+        let packed = deflated(&plain);
+        let mut out = vec![1; 4096];
+        let e = inflate_raw(&packed[..packed.len() / 2], &mut out).unwrap_err();
+        assert!(e.starts_with("the deflate stream is cut after"), "{e}");
+        assert!(inflate_raw(&[], &mut out).is_err());
+    }
+
+    #[test]
+    fn bytes_that_are_no_deflate_stream_are_an_error() {
+        let e = inflate_raw(&[0xff; 64], &mut [0; 4096]).unwrap_err();
+        assert!(e.starts_with("not a deflate stream"), "{e}");
+    }
+
+    #[test]
+    fn an_inflater_works_again_after_an_error() {
+        let plain = text(512);
+        let mut out = vec![0; 512];
+        assert!(inflate_raw(&[0xff; 64], &mut out).is_err());
+        inflate_raw(&deflated(&plain), &mut out).unwrap();
+        assert!(out == plain);
+    }
+
+    #[test]
+    fn zstd_frames_in_a_row_fill_the_buffer_whatever_follows_them() {
+        let plain = text(10_000);
+        let mut packed = zstd_frame(&plain[..3000]);
+        // A skippable frame holds nothing.
+        packed.extend([0x50, 0x2a, 0x4d, 0x18, 2, 0, 0, 0, 7, 7]);
+        packed.extend(zstd_frame(&plain[3000..]));
+        packed.extend([0; 100]);
+        let mut out = vec![1; plain.len()];
+        unzstd(&packed, &mut out).unwrap();
+        assert!(out == plain);
+    }
+
+    #[test]
+    fn a_zstd_stream_without_a_content_size_fills_the_buffer() {
+        let plain = text(10_000);
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.write_all(&plain).unwrap();
+        let packed = encoder.finish().unwrap();
+        let mut out = vec![1; plain.len()];
+        unzstd(&packed, &mut out).unwrap();
+        assert!(out == plain);
+    }
+
+    #[test]
+    fn zstd_frames_that_are_too_short_are_an_error() {
+        let mut out = vec![1; 4096];
+        assert_eq!(
+            unzstd(&zstd_frame(&text(4000)), &mut out).unwrap_err(),
+            "the zstd frames hold 4000 bytes instead of 4096"
+        );
+    }
+
+    #[test]
+    fn a_zstd_frame_that_is_too_long_is_an_error() {
+        let e = unzstd(&zstd_frame(&vec![0; 1 << 24]), &mut [1; 4096]).unwrap_err();
+        assert!(e.starts_with("not a zstd frame of this size"), "{e}");
+    }
+
+    #[test]
+    fn a_cut_zstd_frame_is_an_error_and_the_next_one_is_read_right() {
+        let plain = text(4096);
+        let packed = zstd_frame(&plain);
+        let mut out = vec![1; 4096];
+        assert!(unzstd(&packed[..packed.len() - 1], &mut out).is_err());
+        unzstd(&packed, &mut out).unwrap();
+        assert!(out == plain);
+    }
+
+    #[test]
+    fn an_empty_buffer_needs_no_input_frames() {
+        assert_eq!(unzstd(&[], &mut []), Ok(()));
+    }
+}

@@ -1,0 +1,352 @@
+//! The kernel's requests: decode, call the tree or the image, reply.
+//!
+//! Everything is read-only. The kernel refuses most writes by itself, as the mount is read-only;
+//! what still comes through is refused here, each by name.
+
+mod attributes;
+mod content;
+mod handles;
+mod refusals;
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use fuser::{
+    AccessFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, ReplyAttr, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyXattr, Request,
+};
+use log::{debug, error};
+
+use crate::errno::errno;
+use crate::error::Error;
+use crate::tree::{Attr, Ino, NodeKind, Opened, Tree};
+use attributes::{BLOCK_SIZE, file_attr, file_type, lifetime, nothing};
+use content::Target;
+use handles::{Handles, Listing};
+
+/// The largest request, and so the largest read that comes whole; bytes.
+const LARGEST_REQUEST: u32 = 1 << 20;
+/// Read-ahead requests that the kernel may have under way.
+const MAX_BACKGROUND: u16 = 64;
+/// Longest name; bytes.
+const NAME_MAX: u32 = 255;
+/// An inode number is never used for anything else while mounted.
+const GENERATION: Generation = Generation(0);
+
+/// A tree as a file system.
+pub struct View {
+    tree: Tree,
+    files: Handles<Opened>,
+    folders: Handles<Listing>,
+}
+
+impl View {
+    /// Makes a tree ready to be mounted.
+    pub fn new(tree: Tree) -> Self {
+        Self { tree, files: Handles::new(), folders: Handles::new() }
+    }
+
+    fn attr(&self, ino: INodeNo) -> Option<Attr> {
+        self.tree.attr(Ino(ino.0))
+    }
+
+    /// Where an inode is in the view, for the log.
+    fn path(&self, ino: INodeNo) -> PathBuf {
+        let mut names: Vec<OsString> = Vec::new();
+        let mut at = Ino(ino.0);
+        while let Some(parent) = self.tree.parent(at).filter(|parent| *parent != at) {
+            let siblings = self.tree.entries(parent).unwrap_or_default();
+            let name = siblings.iter().find(|entry| entry.ino == at).map(|entry| entry.name);
+            names.push(name.unwrap_or(OsStr::new("?")).to_owned());
+            at = parent;
+        }
+        names.iter().rev().collect()
+    }
+
+    fn log_fault(&self, ino: INodeNo, request: fmt::Arguments<'_>, fault: &Error) {
+        error!("{}: {request}: {fault}", self.path(ino).display());
+    }
+}
+
+impl Filesystem for View {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let wanted = InitFlags::FUSE_DO_READDIRPLUS
+            | InitFlags::FUSE_READDIRPLUS_AUTO
+            | InitFlags::FUSE_PARALLEL_DIROPS
+            | InitFlags::FUSE_ASYNC_DIO
+            | InitFlags::FUSE_CACHE_SYMLINKS
+            // Lets the end of the session tell "aborted, still mounted" from "unmounted".
+            | InitFlags::FUSE_ABORT_ERROR;
+        let known = wanted & config.capabilities();
+        if let Err(refused) = config.add_capabilities(known) {
+            debug!("the kernel refuses {refused:?}");
+        }
+        // It bounds reads too: both are counted in pages per request.
+        if let Err(nearest) = config.set_max_write(LARGEST_REQUEST) {
+            debug!("requests are bounded by {nearest} bytes");
+        }
+        if let Err(nearest) = config.set_max_background(MAX_BACKGROUND) {
+            debug!("background requests are bounded by {nearest}");
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let Some(folder) = self.attr(parent) else { return reply.error(Errno::ENOENT) };
+        if folder.kind != NodeKind::Folder {
+            return reply.error(Errno::ENOTDIR);
+        }
+        let found = self.tree.lookup(folder.ino, name).and_then(|ino| self.tree.attr(ino));
+        match found {
+            Some(attr) => reply.entry(&lifetime(attr.settled), &file_attr(&attr), GENERATION),
+            None => reply.entry(&lifetime(folder.settled), &nothing(), GENERATION),
+        }
+    }
+
+    fn getattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: Option<FileHandle>,
+        reply: ReplyAttr,
+    ) {
+        match self.attr(ino) {
+            Some(attr) => reply.attr(&lifetime(attr.settled), &file_attr(&attr)),
+            None => reply.error(Errno::ENOENT),
+        }
+    }
+
+    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.tree.link_target(Ino(ino.0)) {
+            Some(target) => reply.data(target.as_encoded_bytes()),
+            None => reply.error(Errno::EINVAL),
+        }
+    }
+
+    fn access(&self, _request: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        match self.attr(ino) {
+            None => reply.error(Errno::ENOENT),
+            Some(_) if mask.contains(AccessFlags::W_OK) => reply.error(Errno::EROFS),
+            Some(attr)
+                if mask.contains(AccessFlags::X_OK)
+                    && attr.kind == NodeKind::File
+                    && attr.mode & 0o111 == 0 =>
+            {
+                reply.error(Errno::EACCES);
+            }
+            // Who may look in at all, the kernel has decided (see `allow_other`).
+            Some(_) => reply.ok(),
+        }
+    }
+
+    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let Some(listing) = Listing::of(&self.tree, Ino(ino.0)) else {
+            return reply.error(Errno::ENOTDIR);
+        };
+        let settled = self.attr(ino).is_some_and(|attr| attr.settled);
+        let kept = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
+        let flags = if settled { kept } else { FopenFlags::empty() };
+        reply.opened(self.folders.insert(listing), flags);
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let Some(listing) = self.folders.get(handle) else { return reply.error(Errno::EBADF) };
+        for (entry, next) in listing.from(offset) {
+            if reply.add(INodeNo(entry.ino.0), next, file_type(entry.kind), &entry.name) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let Some(listing) = self.folders.get(handle) else { return reply.error(Errno::EBADF) };
+        for (entry, next) in listing.from(offset) {
+            // Gone since the folder was opened: as if it had never been there.
+            let Some(attr) = self.tree.attr(entry.ino) else { continue };
+            let (ttl, ino) = (lifetime(attr.settled), INodeNo(entry.ino.0));
+            if reply.add(ino, next, &entry.name, &ttl, &file_attr(&attr), GENERATION) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.folders.remove(handle);
+        reply.ok();
+    }
+
+    fn open(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if flags.acc_mode() != OpenAccMode::O_RDONLY || flags.0 & libc::O_TRUNC != 0 {
+            return reply.error(Errno::EROFS);
+        }
+        let Some(file) = self.tree.open(Ino(ino.0)) else { return reply.error(Errno::EISDIR) };
+        let how = match &file {
+            // The bytes behind an image's inode never change: keep what was read before.
+            Opened::Image(_) => FopenFlags::FOPEN_KEEP_CACHE,
+            // A text is made when it is opened: what an earlier one left in the cache is another.
+            Opened::Text(_) => FopenFlags::FOPEN_DIRECT_IO,
+        };
+        reply.opened(self.files.insert(file), how | FopenFlags::FOPEN_NOFLUSH);
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let Some(file) = self.files.get(handle) else { return reply.error(Errno::EBADF) };
+        content::read(&file, offset, size, |piece| {
+            let Some(fault) = piece.fault else { return reply.data(piece.bytes) };
+            self.log_fault(ino, format_args!("cannot read {size} bytes at {offset}"), &fault);
+            // A short reply to a buffered read would make the kernel take the file for shorter.
+            // It asks again page by page instead, so only the unreadable pages are lost.
+            let direct = flags.0 & libc::O_DIRECT != 0;
+            if direct && !piece.bytes.is_empty() {
+                reply.data(piece.bytes);
+            } else {
+                reply.error(errno(&fault));
+            }
+        });
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let target = match whence {
+            libc::SEEK_DATA => Target::Data,
+            libc::SEEK_HOLE => Target::Hole,
+            // The kernel answers the others itself.
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
+        let Some(file) = self.files.get(handle) else { return reply.error(Errno::EBADF) };
+        match content::seek(&file, offset, target).map(i64::try_from) {
+            Some(Ok(found)) => reply.offset(found),
+            Some(Err(_)) => reply.error(Errno::EOVERFLOW),
+            None => reply.error(Errno::ENXIO),
+        }
+    }
+
+    fn flush(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        reply.ok();
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.files.remove(handle);
+        reply.ok();
+    }
+
+    fn fsync(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply.ok();
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply.ok();
+    }
+
+    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        let totals = self.tree.totals();
+        let blocks = totals.bytes.div_ceil(u64::from(BLOCK_SIZE));
+        reply.statfs(blocks, 0, 0, totals.files, 0, BLOCK_SIZE, NAME_MAX, BLOCK_SIZE);
+    }
+
+    fn getxattr(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _name: &OsStr,
+        _size: u32,
+        reply: ReplyXattr,
+    ) {
+        reply.error(Errno::NO_XATTR);
+    }
+
+    fn listxattr(&self, _request: &Request, _ino: INodeNo, size: u32, reply: ReplyXattr) {
+        if size == 0 { reply.size(0) } else { reply.data(&[]) }
+    }
+
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _flags: IoctlFlags,
+        _command: u32,
+        _input: &[u8],
+        _output_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    refusals::read_only!();
+}

@@ -1,0 +1,105 @@
+//! What the kernel has open: numbers it hands back to us, and what they stand for.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use fuser::FileHandle;
+use parking_lot::RwLock;
+
+use crate::tree::{Ino, NodeKind, Tree};
+
+/// Open files, or open folders.
+#[derive(Debug)]
+pub(super) struct Handles<T> {
+    next: AtomicU64,
+    open: RwLock<HashMap<u64, Arc<T>>>,
+}
+
+impl<T> Handles<T> {
+    pub(super) fn new() -> Self {
+        Self { next: AtomicU64::new(1), open: RwLock::new(HashMap::new()) }
+    }
+
+    pub(super) fn insert(&self, value: T) -> FileHandle {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.open.write().insert(number, Arc::new(value));
+        FileHandle(number)
+    }
+
+    /// What a number stands for, until its release and for as long as the caller holds it.
+    pub(super) fn get(&self, handle: FileHandle) -> Option<Arc<T>> {
+        self.open.read().get(&handle.0).cloned()
+    }
+
+    pub(super) fn remove(&self, handle: FileHandle) {
+        // Let go after the lock: the value may be large.
+        let _removed = self.open.write().remove(&handle.0);
+    }
+}
+
+/// The entries of a folder as they were when it was opened, with `.` and `..`. An entry's place
+/// is its offset, so a reader that goes on or comes back finds the same order.
+#[derive(Debug)]
+pub(super) struct Listing(Vec<Listed>);
+
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub(super) name: OsString,
+    pub(super) ino: Ino,
+    pub(super) kind: NodeKind,
+}
+
+impl Listing {
+    /// `None`: not a folder.
+    pub(super) fn of(tree: &Tree, folder: Ino) -> Option<Self> {
+        let entries = tree.entries(folder)?;
+        let parent = tree.parent(folder).unwrap_or(folder);
+        let dots = [(".", folder), ("..", parent)];
+        let dots =
+            dots.map(|(name, ino)| Listed { name: name.into(), ino, kind: NodeKind::Folder });
+        let entries = entries.into_iter().map(|entry| Listed {
+            name: entry.name.to_owned(),
+            ino: entry.ino,
+            kind: entry.kind,
+        });
+        Some(Self(dots.into_iter().chain(entries).collect()))
+    }
+
+    /// The entries from an offset on, each with the offset behind it.
+    pub(super) fn from(&self, offset: u64) -> impl Iterator<Item = (&Listed, u64)> {
+        let skipped = usize::try_from(offset).unwrap_or(usize::MAX);
+        self.0.iter().zip(1..).skip(skipped)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_released_number_is_never_given_again() {
+        let handles = Handles::new();
+        let first = handles.insert("first");
+        handles.remove(first);
+        let second = handles.insert("second");
+        assert_ne!(first, second);
+        assert_eq!(handles.get(first), None);
+        assert_eq!(handles.get(second).as_deref(), Some(&"second"));
+    }
+
+    #[test]
+    fn a_listing_goes_on_where_the_last_offset_points() {
+        let listed = |name: &str| Listed { name: name.into(), ino: Ino(7), kind: NodeKind::File };
+        let listing = Listing([".", "..", "a", "b"].map(listed).into());
+        let all: Vec<_> = listing.from(0).map(|(entry, next)| (&entry.name, next)).collect();
+        for (name, next) in &all {
+            let rest: Vec<_> =
+                listing.from(*next).map(|(entry, next)| (&entry.name, next)).collect();
+            let at = all.iter().position(|(n, _)| n == name).unwrap();
+            assert_eq!(rest, all[at + 1..]);
+        }
+        assert_eq!(listing.from(u64::MAX).count(), 0);
+    }
+}

@@ -1,0 +1,166 @@
+//! Decompressed clusters, kept for all readers within a bound of bytes.
+
+use std::fmt;
+use std::sync::Arc;
+
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
+
+use crate::error::Result;
+
+/// The largest cluster of any format (qcow2: 2 MiB).
+const LARGEST_CLUSTER: u64 = 2 << 20;
+/// The usual one, from which the number of entries is estimated.
+const USUAL_CLUSTER: u64 = 64 << 10;
+
+/// Which cluster of which file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ClusterKey {
+    /// The opened file: a number that no other opened file has.
+    pub file: u64,
+    /// What the file's layers call the cluster ([`crate::extent::Slot::Packed`]).
+    pub token: u64,
+}
+
+/// A bounded cache of decompressed clusters, shared by all layers and threads.
+pub struct ClusterCache {
+    clusters: Cache<ClusterKey, Arc<[u8]>, Bytes>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Bytes;
+
+impl Weighter<ClusterKey, Arc<[u8]>> for Bytes {
+    fn weight(&self, _: &ClusterKey, cluster: &Arc<[u8]>) -> u64 {
+        cluster.len() as u64
+    }
+}
+
+impl ClusterCache {
+    /// A cache of at most `bytes` bytes of clusters. A cluster larger than that is handed out
+    /// but not kept.
+    pub fn new(bytes: u64) -> Self {
+        // Each shard has its part of the bytes and must have room for a few of the largest.
+        let shards = usize::try_from(bytes / (4 * LARGEST_CLUSTER)).unwrap_or(64).clamp(1, 64);
+        let shards = 1 << shards.ilog2();
+        let items = usize::try_from(bytes / USUAL_CLUSTER).unwrap_or(usize::MAX).max(16);
+        let mut options = OptionsBuilder::new();
+        options.shards(shards).estimated_items_capacity(items).weight_capacity(bytes);
+        let clusters = match options.build() {
+            Ok(options) => Cache::with_options(
+                options,
+                Bytes,
+                DefaultHashBuilder::default(),
+                DefaultLifecycle::default(),
+            ),
+            // Only without the two sizes that are given above.
+            Err(_) => Cache::with_weighter(items, bytes, Bytes),
+        };
+        Self { clusters }
+    }
+
+    /// The cluster from the cache, or else from `unpack`, which runs without any lock: only who
+    /// wants the same cluster waits for it. An error is not remembered.
+    pub fn get_or_try_insert_with(
+        &self,
+        key: ClusterKey,
+        unpack: impl FnOnce() -> Result<Arc<[u8]>>,
+    ) -> Result<Arc<[u8]>> {
+        self.clusters.get_or_insert_with(&key, unpack)
+    }
+
+    /// Bytes of the clusters that are kept just now.
+    pub fn bytes(&self) -> u64 {
+        self.clusters.weight()
+    }
+}
+
+impl fmt::Debug for ClusterCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ClusterCache({} of {} bytes)", self.bytes(), self.clusters.capacity())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+    use crate::error::Error;
+
+    fn key(token: u64) -> ClusterKey {
+        ClusterKey { file: 1, token }
+    }
+
+    fn cluster(byte: u8, len: usize) -> Arc<[u8]> {
+        vec![byte; len].into()
+    }
+
+    #[test]
+    fn a_cluster_is_unpacked_once() {
+        let cache = ClusterCache::new(1 << 20);
+        cache.get_or_try_insert_with(key(1), || Ok(cluster(1, 4096))).unwrap();
+        let again = cache.get_or_try_insert_with(key(1), || panic!("it is there")).unwrap();
+        assert_eq!(again[0], 1);
+        assert_eq!(cache.bytes(), 4096);
+    }
+
+    #[test]
+    fn the_same_token_of_two_files_is_two_clusters() {
+        let cache = ClusterCache::new(1 << 20);
+        for file in [1, 2] {
+            let key = ClusterKey { file, token: 9 };
+            let byte = u8::try_from(file).unwrap();
+            let got = cache.get_or_try_insert_with(key, || Ok(cluster(byte, 512))).unwrap();
+            assert_eq!(got[0], byte);
+        }
+    }
+
+    #[test]
+    fn an_error_is_not_remembered() {
+        let cache = ClusterCache::new(1 << 20);
+        let failed = cache.get_or_try_insert_with(key(1), || Err(Error::Usage("no".into())));
+        assert!(failed.is_err());
+        assert!(cache.get_or_try_insert_with(key(1), || Ok(cluster(1, 512))).is_ok());
+    }
+
+    #[test]
+    fn the_bound_holds_for_all_sizes_of_clusters() {
+        for bound in [0, 1 << 20, 8 << 20, 64 << 20] {
+            let cache = ClusterCache::new(bound);
+            for token in 0..200 {
+                let len = if token % 3 == 0 { 2 << 20 } else { 4096 };
+                cache.get_or_try_insert_with(key(token), || Ok(cluster(0, len))).unwrap();
+                assert!(cache.bytes() <= bound, "{} of {bound}", cache.bytes());
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_clusters_are_kept_in_a_small_cache() {
+        let cache = ClusterCache::new(8 << 20);
+        for _ in 0..2 {
+            cache.get_or_try_insert_with(key(5), || Ok(cluster(0, 2 << 20))).unwrap();
+        }
+        assert_eq!(cache.bytes(), 2 << 20);
+    }
+
+    #[test]
+    fn two_clusters_are_unpacked_at_the_same_time() {
+        let cache = ClusterCache::new(1 << 20);
+        // Each waits for the other within its unpacking: a lock around it would never end.
+        let both = Barrier::new(2);
+        std::thread::scope(|scope| {
+            for token in 0..2 {
+                let (cache, both) = (&cache, &both);
+                scope.spawn(move || {
+                    cache.get_or_try_insert_with(key(token), || {
+                        both.wait();
+                        Ok(cluster(0, 512))
+                    })
+                });
+            }
+        });
+        assert_eq!(cache.bytes(), 1024);
+    }
+}

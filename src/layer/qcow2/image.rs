@@ -1,0 +1,129 @@
+//! An opened image: its header, its file, its data file, and how clusters are fetched from them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::bytes::{for_message, to_usize};
+use super::header::{Compression, Encryption, Header};
+use super::table::{Decoder, Packed};
+use crate::codec;
+use crate::error::{Defect, Error, Result};
+use crate::extent::{GuestOffset, HostOffset, Slot};
+use crate::layer::clusters::{ClusterCache, ClusterKey};
+use crate::source::Source;
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+
+/// An image that can be read: not encrypted, with its data file if it needs one. Its layers (the
+/// active one and those of its snapshots) share it.
+#[derive(Debug)]
+pub struct Qcow2Image {
+    /// No other opened image has it: the key of its clusters in the cache.
+    id: u64,
+    file: Arc<dyn Source>,
+    header: Header,
+    data_file: Option<Arc<dyn Source>>,
+    cache: Arc<ClusterCache>,
+}
+
+impl Qcow2Image {
+    /// An image of this header in this file. `data_file` is what the header's name of an external
+    /// data file leads to; where the header has none, it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] for an encrypted image, [`Error::MissingLayer`] without the data
+    /// file that it needs.
+    pub fn new(
+        file: Arc<dyn Source>,
+        header: Header,
+        data_file: Option<Arc<dyn Source>>,
+        cache: Arc<ClusterCache>,
+    ) -> Result<Arc<Self>> {
+        if let Some(encryption) = header.encryption {
+            let method = match encryption {
+                Encryption::Aes => "AES",
+                Encryption::Luks { .. } => "LUKS",
+            };
+            let what = format!("the image is encrypted ({method})");
+            return Err(Defect::unsupported(32, what).in_file(file.path()));
+        }
+        let data_file = match (&header.data_file, data_file) {
+            (None, _) => None,
+            (Some(name), None) => {
+                let what = format!("its data file `{}` is missing", for_message(name));
+                return Err(Error::MissingLayer { file: file.path().to_path_buf(), what });
+            }
+            (Some(_), data_file) => data_file,
+        };
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        Ok(Arc::new(Self { id, file, header, data_file, cache }))
+    }
+
+    /// What the header says.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The image file.
+    pub fn file(&self) -> &Arc<dyn Source> {
+        &self.file
+    }
+
+    /// The file that the offsets of uncompressed clusters count in.
+    pub fn cluster_file(&self) -> &Arc<dyn Source> {
+        self.data_file.as_ref().unwrap_or(&self.file)
+    }
+
+    pub(super) fn decoder(&self) -> Decoder {
+        Decoder {
+            geometry: self.header.geometry(),
+            has_zero_flag: self.header.version >= 3,
+            has_data_file: self.data_file.is_some(),
+            image_end: self.file.len(),
+        }
+    }
+
+    pub(super) fn read(&self, slot: Slot, guest: GuestOffset, buf: &mut [u8]) -> Result<()> {
+        match slot {
+            Slot::Host(HostOffset(at)) => self.cluster_file().read_padded(at, buf),
+            Slot::Packed(descriptor) => self.read_packed(descriptor, guest, buf),
+        }
+    }
+
+    fn read_packed(&self, descriptor: u64, guest: GuestOffset, buf: &mut [u8]) -> Result<()> {
+        let key = ClusterKey { file: self.id, token: descriptor };
+        let cluster = self.cache.get_or_try_insert_with(key, || self.unpack(descriptor))?;
+        let from = to_usize(guest.0 % self.header.cluster_size());
+        let bytes = cluster.get(from..).and_then(|rest| rest.get(..buf.len()));
+        let bytes = bytes.ok_or_else(|| Error::Corrupt {
+            file: self.file.path().to_path_buf(),
+            offset: self.packed(descriptor).offset,
+            what: format!("a read of {} bytes crosses a compressed cluster's end", buf.len()),
+        })?;
+        buf.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn packed(&self, descriptor: u64) -> Packed {
+        Packed::from_descriptor(descriptor, self.header.cluster_bits)
+    }
+
+    /// The one cluster that a descriptor stands for. Its last sector may lie past the end of the
+    /// file, for sizes are rounded up.
+    fn unpack(&self, descriptor: u64) -> Result<Arc<[u8]>> {
+        let Packed { offset, len } = self.packed(descriptor);
+        let len = len.min(self.file.len().saturating_sub(offset));
+        let mut input = vec![0; to_usize(len)];
+        self.file.read_exact(offset, &mut input)?;
+        let size = to_usize(self.header.cluster_size());
+        let mut cluster: Arc<[u8]> = std::iter::repeat_n(0, size).collect();
+        let output = Arc::make_mut(&mut cluster);
+        match self.header.compression {
+            Compression::Deflate => codec::inflate_raw(&input, output),
+            Compression::Zstd => codec::unzstd(&input, output),
+        }
+        .map_err(|what| Defect::corrupt(offset, what).in_file(self.file.path()))?;
+        Ok(cluster)
+    }
+}

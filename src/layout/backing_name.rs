@@ -1,0 +1,136 @@
+//! What a qcow2 header calls its backing file or data file: a path, or something that is no file.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+/// A backing or data file's name, understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BackingName {
+    /// A path, absolute or relative to the image that names it. Nothing says that it is harmless.
+    Path(PathBuf),
+    /// Something that is not a file: the reason why it is not followed.
+    Refused(String),
+}
+
+impl BackingName {
+    /// Understands the bytes of a header: a path, `file:PATH`, or `json:{...}` with the file
+    /// driver at the bottom. Every other protocol is refused, as QEMU would take it for one.
+    pub fn parse(raw: &[u8]) -> Self {
+        if let Some(json) = raw.strip_prefix(b"json:") {
+            return Self::from_json(json);
+        }
+        if let Some(path) = raw.strip_prefix(b"file:") {
+            return Self::path(path);
+        }
+        match protocol(raw) {
+            Some(protocol) => Self::Refused(format!(
+                "it is reached over {protocol:?}, and only files within the source are opened"
+            )),
+            None => Self::path(raw),
+        }
+    }
+
+    fn path(raw: &[u8]) -> Self {
+        if raw.contains(&0) {
+            return Self::Refused("its name holds a NUL byte".into());
+        }
+        Self::Path(OsString::from_vec(raw.to_vec()).into())
+    }
+
+    fn from_json(json: &[u8]) -> Self {
+        let value: Value = match serde_json::from_slice(json) {
+            Ok(value) => value,
+            Err(e) => return Self::Refused(format!("its json: name does not parse: {e}")),
+        };
+        match json_filename(&value) {
+            Ok(name) => Self::path(name.as_bytes()),
+            Err(reason) => Self::Refused(reason),
+        }
+    }
+}
+
+/// The file at the bottom of QEMU's block-driver options, nested or with dotted keys.
+fn json_filename(options: &Value) -> Result<&str, String> {
+    let mut node = options;
+    // Format driver over file driver is two levels; a filter or two may lie between.
+    for _ in 0..8 {
+        let driver = node.get("driver").and_then(Value::as_str);
+        if driver == Some("file") || driver.is_none() || driver.is_some_and(is_format) {
+            if let Some(name) = node.get("filename").and_then(Value::as_str) {
+                return Ok(name);
+            }
+            if let Some(name) = node.get("file.filename").and_then(Value::as_str) {
+                return match node.get("file.driver").and_then(Value::as_str) {
+                    None | Some("file") => Ok(name),
+                    Some(other) => Err(refused_driver(other)),
+                };
+            }
+        } else if let Some(other) = driver {
+            return Err(refused_driver(other));
+        }
+        node = node.get("file").ok_or("its json: name holds no file name")?;
+    }
+    Err("its json: name is nested too deeply".into())
+}
+
+fn is_format(driver: &str) -> bool {
+    matches!(driver, "qcow2" | "raw" | "copy-on-read" | "throttle")
+}
+
+fn refused_driver(driver: &str) -> String {
+    format!("it is reached by the driver {driver:?}, and only files within the source are opened")
+}
+
+/// The protocol in front of the first colon, by QEMU's rule (block.c, `path_has_protocol`): no
+/// slash comes before it.
+fn protocol(raw: &[u8]) -> Option<String> {
+    let end = raw.iter().position(|&byte| byte == b':' || byte == b'/')?;
+    (raw.get(end) == Some(&b':'))
+        .then(|| String::from_utf8_lossy(raw.get(..end).unwrap_or_default()).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(p: &str) -> BackingName {
+        BackingName::Path(p.into())
+    }
+
+    #[test]
+    fn paths_are_paths() {
+        assert_eq!(BackingName::parse(b"/srv/a.qcow2"), path("/srv/a.qcow2"));
+        assert_eq!(BackingName::parse(b"../a b.qcow2"), path("../a b.qcow2"));
+        assert_eq!(BackingName::parse(b"./a:b"), path("./a:b"));
+        assert_eq!(BackingName::parse(b"file:/srv/a"), path("/srv/a"));
+    }
+
+    #[test]
+    fn json_names_lead_to_the_file_at_the_bottom() {
+        let nested = br#"json:{"driver":"qcow2","file":{"driver":"file","filename":"/a/b"}}"#;
+        assert_eq!(BackingName::parse(nested), path("/a/b"));
+        let dotted = br#"json:{"driver":"qcow2","file.driver":"file","file.filename":"/a/b"}"#;
+        assert_eq!(BackingName::parse(dotted), path("/a/b"));
+        let bare = br#"json:{"driver":"file","filename":"b"}"#;
+        assert_eq!(BackingName::parse(bare), path("b"));
+    }
+
+    #[test]
+    fn what_is_not_a_file_is_refused() {
+        for name in [
+            &b"nbd://localhost/x"[..],
+            b"ssh:host/x",
+            b"json:{",
+            br#"json:{"driver":"nbd","host":"x"}"#,
+            br#"json:{"driver":"qcow2","file":{"driver":"https","filename":"x"}}"#,
+            br#"json:{"file.driver":"nbd","file.filename":"x"}"#,
+            br#"json:{"driver":"qcow2"}"#,
+            b"a\0b",
+        ] {
+            assert!(matches!(BackingName::parse(name), BackingName::Refused(_)), "{name:?}");
+        }
+    }
+}

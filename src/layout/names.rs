@@ -1,0 +1,208 @@
+//! The naming rules of the tools.
+//!
+//! Names are bytes: nothing here asks that they are UTF-8.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+/// What qmpbackup calls a file: `FULL-<epoch>-<disk>`, `INC-<epoch>` (before 0.60), `COPY-...`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QmpName {
+    /// Which kind of backup.
+    pub level: QmpLevel,
+    /// Start of the run, seconds since 1970.
+    pub epoch: u64,
+    /// The disk, where the name holds it.
+    pub disk: Option<OsString>,
+}
+
+/// The level of a qmpbackup run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QmpLevel {
+    /// `FULL-`: starts a chain.
+    Full,
+    /// `INC-`: goes on.
+    Inc,
+    /// `COPY-`: a full one beside the chain, which no increment stands on.
+    Copy,
+}
+
+impl QmpName {
+    /// Takes a file name apart, if it is one of qmpbackup's.
+    pub fn parse(name: &OsStr) -> Option<Self> {
+        let bytes = name.as_bytes();
+        let (level, rest) = [
+            (QmpLevel::Full, &b"FULL-"[..]),
+            (QmpLevel::Inc, &b"INC-"[..]),
+            (QmpLevel::Copy, &b"COPY-"[..]),
+        ]
+        .into_iter()
+        .find_map(|(level, prefix)| Some((level, bytes.strip_prefix(prefix)?)))?;
+        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let (epoch, rest) = rest.split_at_checked(digits)?;
+        let epoch = parse_epoch(epoch)?;
+        let disk = match rest.split_first() {
+            None => None,
+            Some((b'-', disk)) if !disk.is_empty() => Some(OsString::from_vec(disk.to_vec())),
+            Some(_) => return None,
+        };
+        Some(Self { level, epoch, disk })
+    }
+
+    /// The tool's label of the restore point: `FULL-<epoch>`.
+    pub fn label(&self) -> OsString {
+        let level = match self.level {
+            QmpLevel::Full => "FULL",
+            QmpLevel::Inc => "INC",
+            QmpLevel::Copy => "COPY",
+        };
+        format!("{level}-{}", self.epoch).into()
+    }
+}
+
+/// What libvirt calls a push backup when nobody names it: `<disk file>.<epoch>`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PushName {
+    /// The live disk's file name.
+    pub stem: OsString,
+    /// The checkpoint's name: the time of the run, seconds since 1970.
+    pub epoch: u64,
+}
+
+impl PushName {
+    /// Takes a file name apart, if it has this form.
+    pub fn parse(name: &OsStr) -> Option<Self> {
+        let bytes = name.as_bytes();
+        let dot = bytes.iter().rposition(|&byte| byte == b'.')?;
+        let (stem, rest) = bytes.split_at_checked(dot)?;
+        let epoch = parse_epoch(rest.get(1..)?)?;
+        (!stem.is_empty()).then(|| Self { stem: OsString::from_vec(stem.to_vec()), epoch })
+    }
+}
+
+/// What people call a push backup when they name it: a word for full or incremental, perhaps a
+/// number, and what is left names the disk: `vda-full.qcow2`, `vda-inc3.qcow2`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MarkedName {
+    /// The name without the mark: the same for all backups of one disk.
+    pub key: String,
+    /// Whether the mark says "incremental".
+    pub incremental: bool,
+    /// The number behind the mark.
+    pub number: Option<u64>,
+}
+
+impl MarkedName {
+    /// Takes a file name apart, if it has a mark.
+    pub fn parse(name: &OsStr) -> Option<Self> {
+        let name = name.to_str()?.to_ascii_lowercase();
+        let mut key = Vec::new();
+        let mut mark = None;
+        for token in name.split(['.', '-', '_', ' ']) {
+            match mark_of(token) {
+                Some(found) if mark.is_none() => mark = Some(found),
+                None if mark
+                    .is_some_and(|(incremental, number)| incremental && number.is_none())
+                    && token.len() < 9
+                    && let Ok(number) = token.parse() =>
+                {
+                    mark = Some((true, Some(number)));
+                }
+                _ => key.push(token),
+            }
+        }
+        let (incremental, number) = mark?;
+        Some(Self { key: key.join("."), incremental, number })
+    }
+}
+
+/// Whether a token of a name is a mark: (incremental, number).
+fn mark_of(token: &str) -> Option<(bool, Option<u64>)> {
+    let word = token.trim_end_matches(|c: char| c.is_ascii_digit());
+    let number = token.get(word.len()..).and_then(|digits| digits.parse().ok());
+    match word {
+        "full" => Some((false, number)),
+        "inc" | "incr" | "incremental" | "increment" => Some((true, number)),
+        _ => None,
+    }
+}
+
+/// Whether a tool marks the file as one in progress or failed: `*.partial`, `*.fleece.*`.
+pub fn is_unfinished(name: &OsStr) -> bool {
+    let bytes = name.as_bytes();
+    bytes.ends_with(b".partial") || bytes.windows(8).any(|window| window == b".fleece.")
+}
+
+/// Whether the name's ending is one that people give raw images.
+pub fn has_raw_ending(name: &OsStr) -> bool {
+    let ending = name.as_bytes().rsplit(|&byte| byte == b'.').next().unwrap_or_default();
+    ["raw", "img", "dd"].iter().any(|known| ending.eq_ignore_ascii_case(known.as_bytes()))
+}
+
+/// Whether a bitmap of this name is one that a backup tool keeps on a live disk.
+pub fn is_tools_bitmap(name: &str) -> bool {
+    let numbered = |rest: &str| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit());
+    name.starts_with("qmpbackup-") || name.strip_prefix("virtnbdbackup.").is_some_and(numbered)
+}
+
+/// Seconds since 1970, if the digits can be that: from 2001 to 2286, ten digits.
+fn parse_epoch(digits: &[u8]) -> Option<u64> {
+    if digits.len() != 10 || !digits.iter().all(u8::is_ascii_digit) || digits.starts_with(b"0") {
+        return None;
+    }
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn qmp(name: &str) -> Option<QmpName> {
+        QmpName::parse(OsStr::new(name))
+    }
+
+    #[test]
+    fn qmpbackup_names_are_taken_apart_old_and_new() {
+        let new = qmp("INC-1795161274-vm-root.qcow2").expect("parses");
+        assert_eq!((new.level, new.epoch), (QmpLevel::Inc, 1_795_161_274));
+        assert_eq!(new.disk.as_deref(), Some(OsStr::new("vm-root.qcow2")));
+        assert_eq!(new.label(), "INC-1795161274");
+        let old = qmp("FULL-1795161326").expect("parses");
+        assert_eq!((old.level, old.disk), (QmpLevel::Full, None));
+        assert_eq!(qmp("COPY-1795161326-a").expect("parses").level, QmpLevel::Copy);
+    }
+
+    #[test]
+    fn what_is_not_quite_a_qmpbackup_name_is_none() {
+        for name in ["FULL-vm-root.qcow2", "FULL-123-a", "INC-1795161274x", "INC-1795161274-", "x"]
+        {
+            assert_eq!(qmp(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn push_names_end_in_the_checkpoint() {
+        let name = PushName::parse(OsStr::new("vm-root.qcow2.1795161372")).expect("parses");
+        assert_eq!(name, PushName { stem: "vm-root.qcow2".into(), epoch: 1_795_161_372 });
+        assert_eq!(PushName::parse(OsStr::new("vm-root.monday")), None);
+        assert_eq!(PushName::parse(OsStr::new(".1795161372")), None);
+    }
+
+    #[test]
+    fn marked_names_share_the_key_of_their_disk() {
+        let full = MarkedName::parse(OsStr::new("vda-full.qcow2")).expect("parses");
+        let inc = MarkedName::parse(OsStr::new("vda-inc10.qcow2")).expect("parses");
+        let spaced = MarkedName::parse(OsStr::new("vda_inc_2.qcow2")).expect("parses");
+        assert_eq!((full.key.as_str(), full.incremental), ("vda.qcow2", false));
+        assert_eq!((inc.key.as_str(), inc.incremental, inc.number), ("vda.qcow2", true, Some(10)));
+        assert_eq!((spaced.key.as_str(), spaced.number), ("vda.qcow2", Some(2)));
+        assert_eq!(MarkedName::parse(OsStr::new("prince.qcow2")), None);
+    }
+
+    #[test]
+    fn unfinished_files_are_known_by_name() {
+        assert!(is_unfinished(OsStr::new("INC-1795161320-vm-root.qcow2.partial")));
+        assert!(is_unfinished(OsStr::new("INC-1795161320-node-vda.fleece.qcow2")));
+        assert!(!is_unfinished(OsStr::new("partial.qcow2")));
+    }
+}

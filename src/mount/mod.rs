@@ -1,0 +1,157 @@
+//! Mounting a view, serving it, unmounting it.
+
+mod check;
+mod device;
+mod fusermount;
+mod mountinfo;
+mod options;
+mod signals;
+mod unmount;
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use fuser::{BackgroundSession, Config, Session};
+use log::{debug, error, info};
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+pub use check::Place;
+pub use options::{Access, MountOptions};
+pub use signals::Hangup;
+pub use unmount::unmount;
+
+use crate::error::{Error, Result};
+use crate::fuse::View;
+use crate::tree::Tree;
+use mountinfo::MountTable;
+use unmount::{OwnMount, Standing};
+
+/// How the mount table tells our mounts from those of other FUSE daemons.
+const SUBTYPE: &str = "qcowfs";
+const FS_TYPE: &str = "fuse.qcowfs";
+
+/// A view that is mounted and answers.
+#[derive(Debug)]
+pub struct Mounted {
+    own: Arc<OwnMount>,
+    session: BackgroundSession,
+    ended: Arc<AtomicBool>,
+}
+
+impl Mounted {
+    /// Mounts a tree and waits until the mount answers. After an error nothing is mounted.
+    pub fn new(
+        place: &Place,
+        tree: Tree,
+        options: &MountOptions,
+        threads: NonZeroUsize,
+        hangup: Hangup,
+    ) -> Result<Self> {
+        let path = place.mount_point.clone();
+        let before = device_at(&path)?;
+        let signals = signals::hold().map_err(|e| Error::io(&path, e))?;
+        let fsname = options.fsname.as_deref().unwrap_or(place.source.as_os_str());
+        let fuse = device::mount(&path, fsname, options)?;
+        let device = mounted_device(&path)?;
+        let own = Arc::new(OwnMount { path, device });
+        let started = start(fuse, tree, options, threads, &own);
+        let ended = Arc::new(AtomicBool::new(false));
+        let answers = started.and_then(|session| {
+            check_answer(&own, before)?;
+            signals::obey(signals, hangup, own.clone(), ended.clone())
+                .map_err(|e| Error::io(&own.path, e))?;
+            Ok(session)
+        });
+        match answers {
+            Ok(session) => Ok(Self { own, session, ended }),
+            Err(e) => {
+                give_up(&own);
+                Err(e)
+            }
+        }
+    }
+
+    /// Serves until the view is unmounted, by a signal or from outside.
+    pub fn serve(self) -> Result<()> {
+        let path = &self.own.path;
+        let over = self.session.join();
+        self.ended.store(true, Ordering::Release);
+        if let Err(e) = over {
+            // It was not unmounted, so its device number is still its own.
+            give_up(&self.own);
+            let what = format!("the connection to the kernel broke: {e}");
+            return Err(Error::io(path, io::Error::other(what)));
+        }
+        info!("{}: the view is gone", path.display());
+        Ok(())
+    }
+
+    /// Takes back a mount that nobody has been told of.
+    pub fn abandon(self) {
+        give_up(&self.own);
+    }
+}
+
+/// Lets the process hold as many files open as it may: a chain can have hundreds.
+pub fn raise_open_files_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    limit.current = limit.maximum;
+    if let Err(e) = setrlimit(Resource::Nofile, limit) {
+        debug!("the limit of open files stays as it is: {e}");
+    }
+}
+
+fn start(
+    fuse: OwnedFd,
+    tree: Tree,
+    options: &MountOptions,
+    threads: NonZeroUsize,
+    own: &OwnMount,
+) -> Result<BackgroundSession> {
+    let mut config = Config::default();
+    config.acl = options.acl();
+    config.n_threads = Some(threads.get());
+    config.clone_fd = threads.get() > 1;
+    let fail = |e: io::Error| Error::io(&own.path, e);
+    let session = Session::from_fd(View::new(tree), fuse, options.acl(), config).map_err(fail)?;
+    session.spawn().map_err(fail)
+}
+
+/// What is mounted at a path, without asking it anything: it does not answer yet.
+fn mounted_device(path: &Path) -> Result<mountinfo::Device> {
+    let table = MountTable::read()?;
+    let ours = table.top(path).filter(|mount| mount.is_qcowfs());
+    ours.map(|mount| mount.device).ok_or_else(|| not_there(path))
+}
+
+fn check_answer(own: &OwnMount, before: mountinfo::Device) -> Result<()> {
+    let now = device_at(&own.path)?;
+    if now == own.device && now != before { Ok(()) } else { Err(not_there(&own.path)) }
+}
+
+fn device_at(path: &Path) -> Result<mountinfo::Device> {
+    let stat = rustix::fs::stat(path).map_err(|e| Error::io(path, e))?;
+    Ok((rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev)))
+}
+
+fn not_there(path: &Path) -> Error {
+    let path = path.display();
+    Error::Usage(format!("{path}: mounted, but the view does not appear there: is it covered?"))
+}
+
+/// Unmounts what nobody should use any more; lazily, because there is nobody left to serve it.
+fn give_up(own: &OwnMount) {
+    let in_place = own.standing().map(|standing| standing == Standing::InPlace);
+    let done =
+        in_place.and_then(|in_place| if in_place { own.unmount(true).map(drop) } else { Ok(()) });
+    if let Err(e) = done {
+        error!("{}: cannot unmount: {e}", own.path.display());
+    }
+}

@@ -1,0 +1,100 @@
+//! The signals of a mounted view: SIGTERM and SIGINT unmount it, as soon as nobody uses it.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use log::{error, info, warn};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::unmount::{Outcome, OwnMount, Standing};
+use crate::error::Result;
+
+/// Between two attempts to unmount a busy view.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// What the end of the terminal means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hangup {
+    /// The same as SIGTERM: for the foreground.
+    Unmount,
+    /// Nothing: for the background.
+    Ignore,
+}
+
+/// From here on the signals wait for [`obey`] instead of killing the process, which would leave a
+/// dead mount.
+pub(super) fn hold() -> io::Result<Signals> {
+    Signals::new([SIGTERM, SIGINT, SIGHUP])
+}
+
+/// Serves the signals in a thread of its own, which ends with the process. `ended` says that the
+/// session is over, and with it the right to unmount anything.
+pub(super) fn obey(
+    mut signals: Signals,
+    hangup: Hangup,
+    mount: Arc<OwnMount>,
+    ended: Arc<AtomicBool>,
+) -> io::Result<()> {
+    let serve = move || {
+        for signal in signals.forever() {
+            if signal == SIGHUP && hangup == Hangup::Ignore {
+                continue;
+            }
+            if unmount_when_free(&mount, &ended) {
+                // Whatever is mounted there from now on is not ours.
+                break;
+            }
+        }
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(serve).map(drop)
+}
+
+/// Returns whether the mount is done with.
+fn unmount_when_free(mount: &OwnMount, ended: &AtomicBool) -> bool {
+    let path = mount.path.display();
+    let mut told = false;
+    while !ended.load(Ordering::Acquire) {
+        match attempt(mount) {
+            Ok(Attempt::Done) => {
+                info!("{path}: unmounted");
+                return true;
+            }
+            Ok(Attempt::Nothing) => {
+                warn!("{path}: detached or moved away: served until its last user lets go");
+                return false;
+            }
+            Ok(Attempt::Busy) if !told => {
+                warn!("{path}: busy: still served, the unmount is retried until nobody uses it");
+                told = true;
+            }
+            Ok(Attempt::Busy) => {}
+            Err(e) => {
+                error!("{path}: cannot unmount, still served: {e}");
+                return false;
+            }
+        }
+        thread::sleep(RETRY);
+    }
+    true
+}
+
+enum Attempt {
+    Done,
+    Busy,
+    Nothing,
+}
+
+fn attempt(mount: &OwnMount) -> Result<Attempt> {
+    Ok(match mount.standing()? {
+        Standing::Elsewhere => Attempt::Nothing,
+        Standing::Covered => Attempt::Busy,
+        Standing::InPlace => match mount.unmount(false)? {
+            Outcome::Unmounted => Attempt::Done,
+            Outcome::Busy => Attempt::Busy,
+        },
+    })
+}

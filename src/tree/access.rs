@@ -1,0 +1,66 @@
+//! Who may read what in the view: nobody who could not read the files behind it.
+
+use crate::source::FileStat;
+
+/// Owner, group and permission bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Access {
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+impl Access {
+    /// Reading a file, as its own permissions allow.
+    pub fn file(stat: &FileStat) -> Self {
+        Self { mode: stat.mode & 0o444, uid: stat.uid, gid: stat.gid }
+    }
+
+    /// Entering and listing a folder, as its own permissions allow.
+    pub fn folder(stat: &FileStat) -> Self {
+        Self { mode: stat.mode & 0o555, uid: stat.uid, gid: stat.gid }
+    }
+
+    /// What may be read only by those who may read both. Where the owners differ it belongs to
+    /// root: nobody else is the owner of both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let (uid, owner) = if self.uid == other.uid {
+            (self.uid, self.mode & other.mode & 0o700)
+        } else {
+            (0, 0o400)
+        };
+        let everybody = self.mode & other.mode & 0o007;
+        let (gid, group) = if self.gid == other.gid {
+            (self.gid, self.mode & other.mode & 0o070)
+        } else {
+            (0, everybody << 3)
+        };
+        Self { mode: owner | group | everybody, uid, gid }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn access(mode: u32, uid: u32, gid: u32) -> Access {
+        Access { mode, uid, gid }
+    }
+
+    #[test]
+    fn the_narrowest_of_a_chain_counts() {
+        let both = access(0o444, 7, 7).and(access(0o400, 7, 7));
+        assert_eq!(both, access(0o400, 7, 7));
+    }
+
+    #[test]
+    fn different_owners_leave_it_to_root() {
+        assert_eq!(access(0o400, 7, 7).and(access(0o400, 8, 7)), access(0o400, 0, 7));
+        assert_eq!(access(0o440, 7, 7).and(access(0o440, 7, 8)), access(0o400, 7, 0));
+        assert_eq!(access(0o444, 7, 7).and(access(0o444, 8, 8)), access(0o444, 0, 0));
+    }
+}

@@ -1,0 +1,182 @@
+//! Builds the tree: mirrored folders, disks, checkpoints, and the links between them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::access::Access;
+use super::images::{self, Caches};
+use super::inode::{Ino, Inodes};
+use super::plan::{BY_TIME, DiskPlan, LATEST, Plan};
+use super::{Body, Node, Totals, Tree};
+use crate::chain::catalog::{Catalog, CheckpointId};
+use crate::error::Result;
+use crate::view::DiskImage;
+
+/// Links may be read by everybody who may list their folder.
+const LINK: u32 = 0o777;
+
+pub(super) fn tree(catalog: Catalog, caches: &Caches, inodes: &mut Inodes) -> Tree {
+    let plan = Plan::new(&catalog);
+    let images = images::build(&catalog, caches);
+    let mut builder = Builder {
+        catalog: &catalog,
+        images: &images,
+        inodes,
+        nodes: HashMap::new(),
+        folders: HashMap::new(),
+        traits: traits(&catalog),
+    };
+    builder.add_root();
+    for disk in &plan.disks {
+        builder.add_disk(disk);
+    }
+    let nodes = builder.nodes;
+    let bytes = images.iter().flatten().map(|image| image.size()).sum();
+    let totals = Totals { bytes, files: nodes.len() as u64 };
+    Tree { catalog, plan, images, nodes, totals }
+}
+
+struct Builder<'a> {
+    catalog: &'a Catalog,
+    images: &'a [Result<Arc<DiskImage>, String>],
+    inodes: &'a mut Inodes,
+    nodes: HashMap<Ino, Node>,
+    folders: HashMap<PathBuf, Ino>,
+    traits: Vec<Traits>,
+}
+
+/// What a checkpoint has from all files of its chain.
+#[derive(Clone, Copy)]
+struct Traits {
+    access: Access,
+    /// Tells its content from that of any other.
+    content: u64,
+}
+
+/// The traits of all checkpoints, in the order of their numbers: parents come first.
+fn traits(catalog: &Catalog) -> Vec<Traits> {
+    let mut all: Vec<Traits> = Vec::with_capacity(catalog.len());
+    for id in (0..catalog.len()).map(CheckpointId) {
+        let checkpoint = catalog.checkpoint(id);
+        let file = catalog.file_of(id);
+        let mut access = Access::file(&file.stat);
+        let mut hash = DefaultHasher::new();
+        (file.stat.id, file.stat.size, file.stat.mtime, checkpoint.snapshot).hash(&mut hash);
+        if let Some(data) = checkpoint.data_file.map(|id| catalog.inventory.file(id)) {
+            access = access.and(Access::file(&data.stat));
+            (data.stat.id, data.stat.size, data.stat.mtime).hash(&mut hash);
+        }
+        let below = checkpoint.parent.as_ref().and_then(|link| all.get(link.checkpoint.0));
+        if let Some(below) = below {
+            access = access.and(below.access);
+            below.content.hash(&mut hash);
+        }
+        all.push(Traits { access, content: hash.finish() });
+    }
+    all
+}
+
+impl Builder<'_> {
+    fn add_root(&mut self) {
+        let (access, mtime) = self.source_folder(Path::new(""));
+        let body = Body::Folder(BTreeMap::new());
+        self.nodes.insert(Ino::ROOT, Node { parent: Ino::ROOT, body, access, mtime });
+        self.folders.insert(PathBuf::new(), Ino::ROOT);
+    }
+
+    /// Permissions and time of a folder of the source.
+    fn source_folder(&self, folder: &Path) -> (Access, SystemTime) {
+        match self.catalog.inventory.folders().get(folder) {
+            Some(stat) => (Access::folder(stat), stat.mtime),
+            None => (Access { mode: 0o500, uid: 0, gid: 0 }, SystemTime::UNIX_EPOCH),
+        }
+    }
+
+    /// The folder at `path` of the view, made with all above it where it is new. `source` is the
+    /// folder of the source that it mirrors or lies in.
+    fn folder(&mut self, path: &Path, source: &Path) -> Ino {
+        if let Some(ino) = self.folders.get(path) {
+            return *ino;
+        }
+        let mut parent = Ino::ROOT;
+        let mut so_far = PathBuf::new();
+        let mut source_parts = source.iter();
+        let mut in_source = PathBuf::new();
+        for part in path {
+            so_far.push(part);
+            in_source.extend(source_parts.next());
+            if let Some(ino) = self.folders.get(&so_far) {
+                parent = *ino;
+                continue;
+            }
+            let (access, mtime) = self.source_folder(&in_source);
+            let body = Body::Folder(BTreeMap::new());
+            parent = self.add(parent, &part.to_string_lossy(), 0, body, access, mtime);
+            self.folders.insert(so_far.clone(), parent);
+        }
+        parent
+    }
+
+    fn add(
+        &mut self,
+        parent: Ino,
+        name: &str,
+        content: u64,
+        body: Body,
+        access: Access,
+        mtime: SystemTime,
+    ) -> Ino {
+        let ino = self.inodes.number(parent, name, content);
+        self.nodes.insert(ino, Node { parent, body, access, mtime });
+        if let Some(Node { body: Body::Folder(children), .. }) = self.nodes.get_mut(&parent) {
+            children.insert(name.to_owned(), ino);
+        }
+        ino
+    }
+
+    fn add_disk(&mut self, disk: &DiskPlan) {
+        let folder = self.folder(&disk.path, &disk.source_folder);
+        let (access, _) = self.source_folder(&disk.source_folder);
+        let newest = disk.checkpoints.iter().map(|(id, _)| self.catalog.checkpoint(*id).time).max();
+        let mtime = newest.unwrap_or(SystemTime::UNIX_EPOCH);
+        if let Some(node) = self.nodes.get_mut(&folder) {
+            node.mtime = mtime;
+        }
+        for (id, name) in &disk.checkpoints {
+            self.add_checkpoint(folder, *id, name, access);
+        }
+        let link = Access { mode: LINK, ..access };
+        if let Some(latest) = &disk.latest {
+            self.add(folder, LATEST, 0, Body::Link(latest.clone()), link, mtime);
+        }
+        if !disk.by_time.is_empty() {
+            let body = Body::Folder(BTreeMap::new());
+            let by_time = self.add(folder, BY_TIME, 0, body, access, mtime);
+            for (name, checkpoint) in &disk.by_time {
+                let body = Body::Link(format!("../{checkpoint}"));
+                self.add(by_time, name, 0, body, link, mtime);
+            }
+        }
+    }
+
+    fn add_checkpoint(&mut self, disk: Ino, id: CheckpointId, name: &str, access: Access) {
+        let checkpoint = self.catalog.checkpoint(id);
+        let mtime = checkpoint.time;
+        let Some(&Traits { access: files, content }) = self.traits.get(id.0) else { return };
+        let body = Body::Folder(BTreeMap::new());
+        let folder = self.add(disk, name, 0, body, access, mtime);
+        match self.images.get(id.0) {
+            Some(Ok(image)) => {
+                let body = Body::Image(Arc::clone(image));
+                self.add(folder, "disk.img", content, body, files, mtime);
+            }
+            _ => {
+                self.add(folder, "error.txt", content, Body::Error(id), files, mtime);
+            }
+        }
+        self.add(folder, "info.json", content, Body::Info(id), files, mtime);
+    }
+}

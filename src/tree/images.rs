@@ -1,0 +1,166 @@
+//! The disks behind `disk.img`: layers and maps for every checkpoint that can be assembled.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::chain::catalog::{Catalog, Checkpoint, CheckpointId, State};
+use crate::chain::inventory::{FileId, FoundFile, QcowFacts};
+use crate::chain::link::Kind;
+use crate::error::{Error, Result};
+use crate::layer::Layer;
+use crate::layer::clusters::ClusterCache;
+use crate::layer::qcow2::{Qcow2Image, Qcow2Layer};
+use crate::layer::raw::RawLayer;
+use crate::map::{ChainMap, MapCache, Node, NodeId};
+use crate::source::{LocalFile, Source};
+use crate::view::DiskImage;
+
+/// Bytes of region maps that are kept.
+const MAP_CACHE: u64 = 64 << 20;
+/// Bytes of decompressed clusters that are kept.
+const CLUSTER_CACHE: u64 = 64 << 20;
+
+/// What all disks of a view share: bounded caches.
+#[derive(Clone)]
+pub struct Caches {
+    maps: Arc<MapCache>,
+    clusters: Arc<ClusterCache>,
+}
+
+impl Default for Caches {
+    fn default() -> Self {
+        Self {
+            maps: Arc::new(MapCache::new(MAP_CACHE)),
+            clusters: Arc::new(ClusterCache::new(CLUSTER_CACHE)),
+        }
+    }
+}
+
+/// The disk of each checkpoint, in the order of their numbers; where there is none, the reason.
+pub fn build(catalog: &Catalog, caches: &Caches) -> Vec<Result<Arc<DiskImage>, String>> {
+    let mut builder = Builder {
+        catalog,
+        caches,
+        trees: BTreeMap::new(),
+        places: BTreeMap::new(),
+        images: BTreeMap::new(),
+    };
+    let placed: Vec<Result<Place, String>> =
+        (0..catalog.len()).map(|n| builder.place(CheckpointId(n))).collect();
+    let maps: BTreeMap<usize, Result<Arc<ChainMap>, String>> = builder
+        .trees
+        .into_iter()
+        .map(|(tree, nodes)| {
+            let map = ChainMap::new(nodes, Arc::clone(&caches.maps));
+            (tree, map.map(Arc::new).map_err(|e| e.to_string()))
+        })
+        .collect();
+    let image = |place: Result<Place, String>| {
+        let Place { tree, node, size } = place?;
+        let map = maps.get(&tree).ok_or("its map was not built")?.clone()?;
+        Ok(Arc::new(DiskImage::new(map, node, size)))
+    };
+    placed.into_iter().map(image).collect()
+}
+
+/// A checkpoint's place in the maps.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    tree: usize,
+    node: NodeId,
+    size: u64,
+}
+
+struct Builder<'a> {
+    catalog: &'a Catalog,
+    caches: &'a Caches,
+    /// The layers of each tree, parents first; a tree is numbered by its root checkpoint.
+    trees: BTreeMap<usize, Vec<Node>>,
+    places: BTreeMap<CheckpointId, Place>,
+    /// Images that several checkpoints share: an image and its snapshots.
+    images: BTreeMap<FileId, Arc<Qcow2Image>>,
+}
+
+impl Builder<'_> {
+    /// Places a checkpoint. Parents have smaller numbers, so that they are placed already.
+    fn place(&mut self, id: CheckpointId) -> Result<Place, String> {
+        let checkpoint = self.catalog.checkpoint(id);
+        if let State::Broken(reason) = &checkpoint.state {
+            return Err(reason.clone());
+        }
+        let below = match &checkpoint.parent {
+            None => None,
+            Some(link) if link.as_raw => {
+                Some(self.place_raw(id, self.catalog.checkpoint(link.checkpoint).file)?)
+            }
+            Some(link) => {
+                let place = self.places.get(&link.checkpoint).copied();
+                Some(place.ok_or_else(|| self.unusable(link.checkpoint))?)
+            }
+        };
+        let layer = self.layer(checkpoint).map_err(|e| e.to_string())?;
+        let place = self.add(id.0, below, layer)?;
+        self.places.insert(id, place);
+        Ok(place)
+    }
+
+    fn unusable(&self, id: CheckpointId) -> String {
+        format!("it stands on {}, which cannot be used", self.catalog.file_of(id).path.display())
+    }
+
+    /// A file's bytes as they are, as the bottom of a tree of its own.
+    fn place_raw(&mut self, id: CheckpointId, file: FileId) -> Result<Place, String> {
+        let source = source_of(self.catalog.inventory.file(file)).map_err(|e| e.to_string())?;
+        self.add(id.0, None, Arc::new(RawLayer::full(source)))
+    }
+
+    fn add(
+        &mut self,
+        number: usize,
+        below: Option<Place>,
+        layer: Arc<dyn Layer>,
+    ) -> Result<Place, String> {
+        let tree = below.map_or(number, |place| place.tree);
+        let size = layer.virtual_size();
+        let nodes = self.trees.entry(tree).or_default();
+        let node = u32::try_from(nodes.len()).map_err(|_| "too many layers".to_owned())?;
+        nodes.push(Node { layer, parent: below.map(|place| place.node) });
+        Ok(Place { tree, node: NodeId(node), size })
+    }
+
+    fn layer(&mut self, checkpoint: &Checkpoint) -> Result<Arc<dyn Layer>> {
+        let file = self.catalog.inventory.file(checkpoint.file);
+        let Some(facts) = file.qcow2() else {
+            let source = source_of(file)?;
+            return Ok(match checkpoint.kind {
+                Kind::Incremental => Arc::new(RawLayer::increment(source)),
+                _ => Arc::new(RawLayer::full(source)),
+            });
+        };
+        let image = self.image(checkpoint, facts)?;
+        Ok(Arc::new(match checkpoint.snapshot.and_then(|n| facts.snapshots.get(n)) {
+            Some(Ok(snapshot)) => Qcow2Layer::of_snapshot(&image, snapshot),
+            _ => Qcow2Layer::active(&image),
+        }))
+    }
+
+    fn image(&mut self, checkpoint: &Checkpoint, facts: &QcowFacts) -> Result<Arc<Qcow2Image>> {
+        if let Some(image) = self.images.get(&checkpoint.file) {
+            return Ok(Arc::clone(image));
+        }
+        let source = source_of(self.catalog.inventory.file(checkpoint.file))?;
+        let data = checkpoint.data_file.map(|id| source_of(self.catalog.inventory.file(id)));
+        let data = data.transpose()?.map(|file| -> Arc<dyn Source> { file });
+        let clusters = Arc::clone(&self.caches.clusters);
+        let image = Qcow2Image::new(source, facts.header.clone(), data, clusters)?;
+        self.images.insert(checkpoint.file, Arc::clone(&image));
+        Ok(image)
+    }
+}
+
+fn source_of(file: &FoundFile) -> Result<Arc<LocalFile>> {
+    file.source.clone().ok_or_else(|| Error::MissingLayer {
+        file: file.path.clone(),
+        what: "it cannot be opened".into(),
+    })
+}

@@ -1,0 +1,195 @@
+//! What is told about a checkpoint: `info.json`, `error.txt`, and the lines of `ls`.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use super::plan::{Plan, rfc3339};
+use crate::chain::catalog::{Catalog, CheckpointId, State};
+use crate::chain::evidence::{Basis, Certainty};
+use crate::chain::inventory::Content;
+use crate::chain::link::{Kind, TimeBasis};
+use crate::view::Allocated;
+
+/// Everything that is known of a checkpoint. Sizes are bytes.
+#[derive(Debug, Serialize)]
+pub struct Info {
+    /// The name of its folder in the view.
+    pub name: String,
+    /// The tool's label, a snapshot's name, or the file's name.
+    pub label: String,
+    /// Path within the source of the file that it is.
+    pub file: String,
+    /// Its number in that file's table, if it is an internal snapshot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<usize>,
+    /// What kind of restore point it is.
+    pub kind: Kind,
+    /// When it was made, RFC 3339, UTC.
+    pub time: String,
+    /// Where that was read.
+    pub time_basis: TimeBasis,
+    /// Size of the disk at that time.
+    pub virtual_size: Option<u64>,
+    /// `whole`, or `broken`.
+    pub state: &'static str,
+    /// Why it is broken.
+    pub reason: Option<String>,
+    /// The checkpoint that it stands on: its folder's name, or its path in the view if it is one
+    /// of another disk.
+    pub parent: Option<String>,
+    /// Why it is taken to stand on its parent; in `info.json` each link of the chain below, too.
+    pub evidence: Vec<LinkInfo>,
+    /// What a user should know of this file; in `info.json` of those below, too.
+    pub warnings: Vec<String>,
+}
+
+/// One link of a chain.
+#[derive(Debug, Serialize)]
+pub struct LinkInfo {
+    /// The image.
+    pub file: String,
+    /// What it stands on.
+    pub parent: String,
+    /// What that rests on.
+    pub basis: Basis,
+    /// How sure it is.
+    pub certainty: Certainty,
+    /// The same in words.
+    pub text: String,
+}
+
+/// One file of a chain. Sizes are bytes.
+#[derive(Debug, Serialize)]
+pub struct ChainFile {
+    file: String,
+    format: &'static str,
+    size: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_file: Option<String>,
+}
+
+/// `info.json`.
+#[derive(Debug, Serialize)]
+struct InfoFile {
+    #[serde(flatten)]
+    info: Info,
+    /// Bytes of the disk that are not holes.
+    allocated: Option<u64>,
+    /// `exact`, or `at-most` while the map is not known.
+    allocated_is: Option<&'static str>,
+    /// All files that it is made of, base first.
+    chain: Vec<ChainFile>,
+}
+
+impl Info {
+    /// What is known of a checkpoint.
+    pub fn new(catalog: &Catalog, plan: &Plan, id: CheckpointId) -> Self {
+        let checkpoint = catalog.checkpoint(id);
+        let (state, reason) = match &checkpoint.state {
+            State::Whole => ("whole", None),
+            State::Broken(reason) => ("broken", Some(reason.clone())),
+        };
+        let parent = checkpoint.parent.as_ref();
+        Self {
+            name: plan.name_of(id).unwrap_or_default().to_owned(),
+            label: checkpoint.label.to_string_lossy().into_owned(),
+            file: shown(catalog, id),
+            snapshot: checkpoint.snapshot,
+            kind: checkpoint.kind,
+            time: rfc3339(checkpoint.time),
+            time_basis: checkpoint.time_basis,
+            virtual_size: checkpoint.virtual_size,
+            state,
+            reason,
+            parent: parent.and_then(|link| plan.reference(id, link.checkpoint)),
+            evidence: link_info(catalog, id).into_iter().collect(),
+            warnings: checkpoint.warnings.clone(),
+        }
+    }
+}
+
+/// The text of `info.json`.
+pub fn info_json(
+    catalog: &Catalog,
+    plan: &Plan,
+    id: CheckpointId,
+    allocated: Option<Allocated>,
+) -> Vec<u8> {
+    let mut info = Info::new(catalog, plan, id);
+    for below in catalog.ancestors(id) {
+        info.evidence.extend(link_info(catalog, below));
+        let file = shown(catalog, below);
+        let warnings = catalog.checkpoint(below).warnings.iter();
+        info.warnings.extend(warnings.map(|warning| format!("{file}: {warning}")));
+    }
+    let file = InfoFile {
+        info,
+        allocated: allocated.map(|known| known.bytes),
+        allocated_is: allocated.map(|known| if known.exact { "exact" } else { "at-most" }),
+        chain: chain(catalog, id),
+    };
+    // Plain structures of strings and numbers always serialise.
+    let mut text = serde_json::to_vec_pretty(&file).unwrap_or_default();
+    text.push(b'\n');
+    text
+}
+
+/// The text of `error.txt`.
+pub fn error_txt(catalog: &Catalog, plan: &Plan, id: CheckpointId, reason: &str) -> Vec<u8> {
+    let checkpoint = catalog.checkpoint(id);
+    let mut text =
+        format!("This restore point cannot be shown.\n\nFile:   {}\n", shown(catalog, id));
+    let _ = writeln!(text, "Kind:   {}", checkpoint.kind.name());
+    let _ = writeln!(text, "Time:   {}", rfc3339(checkpoint.time));
+    let _ = writeln!(text, "Reason: {reason}");
+    let latest = plan.disk_of(id).and_then(|disk| disk.latest.as_deref());
+    let _ = match latest {
+        Some(name) => {
+            writeln!(text, "\nThe newest restore point of this disk that is whole: {name}")
+        }
+        None => writeln!(text, "\nNo restore point of this disk is whole."),
+    };
+    text.into_bytes()
+}
+
+/// A path of the source as text. JSON holds no other bytes; what is not UTF-8 is replaced.
+fn shown(catalog: &Catalog, id: CheckpointId) -> String {
+    catalog.file_of(id).path.to_string_lossy().into_owned()
+}
+
+fn link_info(catalog: &Catalog, id: CheckpointId) -> Option<LinkInfo> {
+    let link = catalog.checkpoint(id).parent.as_ref()?;
+    Some(LinkInfo {
+        file: shown(catalog, id),
+        parent: shown(catalog, link.checkpoint),
+        basis: link.evidence.basis,
+        certainty: link.evidence.basis.certainty(),
+        text: link.evidence.text.clone(),
+    })
+}
+
+fn chain(catalog: &Catalog, id: CheckpointId) -> Vec<ChainFile> {
+    let mut as_raw = false;
+    let mut files = Vec::new();
+    for id in std::iter::once(id).chain(catalog.ancestors(id)) {
+        let checkpoint = catalog.checkpoint(id);
+        let file = catalog.file_of(id);
+        let format = match file.content {
+            Content::Qcow2(_) if !as_raw => "qcow2",
+            Content::Unreadable(_) => "unreadable",
+            _ => "raw",
+        };
+        let data_file = checkpoint.data_file.filter(|_| !as_raw);
+        files.push(ChainFile {
+            file: shown(catalog, id),
+            format,
+            size: file.stat.size,
+            data_file: data_file
+                .map(|id| catalog.inventory.file(id).path.to_string_lossy().into_owned()),
+        });
+        as_raw = checkpoint.parent.as_ref().is_some_and(|link| link.as_raw);
+    }
+    files.reverse();
+    files
+}

@@ -1,0 +1,58 @@
+//! Inode numbers that outlive a rescan: the same name with the same content keeps its number, and
+//! a replaced file gets a new one, so that the kernel's caches are never wrong.
+
+use std::collections::HashMap;
+
+/// An inode number of the view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ino(pub u64);
+
+impl Ino {
+    /// The root folder.
+    pub const ROOT: Self = Self(1);
+}
+
+/// What an inode stands for: a name in a folder, and a mark of the content behind it.
+type Key = (Ino, String, u64);
+
+/// Numbers given so far. Never reused.
+#[derive(Debug)]
+pub struct Inodes {
+    given: HashMap<Key, Ino>,
+    next: u64,
+}
+
+impl Default for Inodes {
+    fn default() -> Self {
+        Self { given: HashMap::new(), next: Ino::ROOT.0 + 1 }
+    }
+}
+
+impl Inodes {
+    /// The number of `name` in `folder`. `content` tells contents apart; 0 where it does not
+    /// matter.
+    pub fn number(&mut self, folder: Ino, name: &str, content: u64) -> Ino {
+        let next = &mut self.next;
+        *self.given.entry((folder, name.to_owned(), content)).or_insert_with(|| {
+            let number = Ino(*next);
+            *next += 1;
+            number
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_stays_with_its_name_and_content() {
+        let mut inodes = Inodes::default();
+        let a = inodes.number(Ino::ROOT, "a", 7);
+        let b = inodes.number(Ino::ROOT, "b", 7);
+        assert_ne!(a, b);
+        assert_eq!(inodes.number(Ino::ROOT, "a", 7), a);
+        assert_ne!(inodes.number(Ino::ROOT, "a", 8), a, "replaced");
+        assert_ne!(inodes.number(a, "a", 7), a, "another folder");
+    }
+}

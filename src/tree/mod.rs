@@ -1,0 +1,267 @@
+//! The folders, files and names of the view.
+//!
+//! A tree is built once from a catalog and does not change; a later one that shares the same
+//! [`inode::Inodes`] keeps the numbers of all that stayed the same.
+
+pub mod access;
+pub mod images;
+pub mod info;
+pub mod inode;
+pub mod names;
+pub mod plan;
+
+mod build;
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use access::Access;
+use images::Caches;
+pub use inode::Ino;
+use plan::Plan;
+
+use crate::chain::catalog::{Catalog, CheckpointId};
+use crate::error::{Error, Result};
+use crate::source::SourceRoot;
+use crate::view::DiskImage;
+
+/// What kind of thing a node of the view is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeKind {
+    /// A folder.
+    Folder,
+    /// A regular file.
+    File,
+    /// A symbolic link.
+    Link,
+}
+
+/// What `stat` tells of a node.
+#[derive(Debug, Clone, Copy)]
+pub struct Attr {
+    /// Its number.
+    pub ino: Ino,
+    /// What it is.
+    pub kind: NodeKind,
+    /// Size in bytes.
+    pub size: u64,
+    /// Bytes that are not holes; an upper estimate until `settled`.
+    pub allocated: u64,
+    /// When the backup was made.
+    pub mtime: SystemTime,
+    /// Permission bits.
+    pub mode: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Hard links.
+    pub links: u32,
+    /// Whether nothing of this will change any more.
+    pub settled: bool,
+}
+
+/// An entry of a folder.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
+    /// Its name.
+    pub name: &'a OsStr,
+    /// Its number.
+    pub ino: Ino,
+    /// What it is.
+    pub kind: NodeKind,
+}
+
+/// A file, opened.
+#[derive(Clone)]
+pub enum Opened {
+    /// A disk.
+    Image(Arc<DiskImage>),
+    /// A text, as it was when it was opened.
+    Text(Arc<[u8]>),
+}
+
+/// Sums over the whole view.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Totals {
+    /// Virtual sizes of all disks, bytes.
+    pub bytes: u64,
+    /// Nodes.
+    pub files: u64,
+}
+
+struct Node {
+    parent: Ino,
+    body: Body,
+    access: Access,
+    mtime: SystemTime,
+}
+
+enum Body {
+    Folder(BTreeMap<String, Ino>),
+    Image(Arc<DiskImage>),
+    Info(CheckpointId),
+    Error(CheckpointId),
+    Link(String),
+}
+
+/// The view of one catalog.
+pub struct Tree {
+    catalog: Catalog,
+    plan: Plan,
+    images: Vec<Result<Arc<DiskImage>, String>>,
+    nodes: HashMap<Ino, Node>,
+    totals: Totals,
+}
+
+impl Tree {
+    /// The view of a source: a folder, or one image whose chain is looked for in its folder.
+    pub fn from_source(source: &Path) -> Result<Self> {
+        let catalog = read_catalog(source)?;
+        Ok(build::tree(catalog, &Caches::default(), &mut inode::Inodes::default()))
+    }
+
+    /// The entry of this name.
+    pub fn lookup(&self, folder: Ino, name: &OsStr) -> Option<Ino> {
+        match &self.nodes.get(&folder)?.body {
+            Body::Folder(children) => children.get(name.to_str()?).copied(),
+            _ => None,
+        }
+    }
+
+    /// What `stat` tells.
+    pub fn attr(&self, ino: Ino) -> Option<Attr> {
+        let node = self.nodes.get(&ino)?;
+        let (size, allocated, settled) = match &node.body {
+            Body::Image(image) => {
+                let allocated = image.allocated();
+                (image.size(), allocated.bytes, allocated.exact)
+            }
+            Body::Info(id) => {
+                let size = self.info_text(*id).len() as u64;
+                (size, size, false)
+            }
+            Body::Error(id) => {
+                let size = self.error_text(*id).len() as u64;
+                (size, size, true)
+            }
+            Body::Link(target) => (target.len() as u64, 0, true),
+            Body::Folder(_) => (0, 0, true),
+        };
+        let links = match &node.body {
+            Body::Folder(children) => 2 + children.values().filter(|c| self.is_folder(**c)).count(),
+            _ => 1,
+        };
+        Some(Attr {
+            ino,
+            kind: kind_of(&node.body),
+            size,
+            allocated,
+            mtime: node.mtime,
+            mode: u16::try_from(node.access.mode).unwrap_or(0),
+            uid: node.access.uid,
+            gid: node.access.gid,
+            links: u32::try_from(links).unwrap_or(u32::MAX),
+            settled,
+        })
+    }
+
+    /// The folder that holds a node; the root's is the root.
+    pub fn parent(&self, ino: Ino) -> Option<Ino> {
+        self.nodes.get(&ino).map(|node| node.parent)
+    }
+
+    /// The entries of a folder in the order of their names, without `.` and `..`.
+    pub fn entries(&self, folder: Ino) -> Option<Vec<Entry<'_>>> {
+        let Body::Folder(children) = &self.nodes.get(&folder)?.body else {
+            return None;
+        };
+        let mut entries = Vec::with_capacity(children.len());
+        for (name, &ino) in children {
+            let kind = kind_of(&self.nodes.get(&ino)?.body);
+            entries.push(Entry { name: OsStr::new(name), ino, kind });
+        }
+        Some(entries)
+    }
+
+    /// Where a symbolic link leads.
+    pub fn link_target(&self, ino: Ino) -> Option<&OsStr> {
+        match &self.nodes.get(&ino)?.body {
+            Body::Link(target) => Some(OsStr::new(target)),
+            _ => None,
+        }
+    }
+
+    /// Opens a file; `None` if the node is none.
+    pub fn open(&self, ino: Ino) -> Option<Opened> {
+        match &self.nodes.get(&ino)?.body {
+            Body::Image(image) => Some(Opened::Image(Arc::clone(image))),
+            Body::Info(id) => Some(Opened::Text(self.info_text(*id).into())),
+            Body::Error(id) => Some(Opened::Text(self.error_text(*id).into())),
+            Body::Folder(_) | Body::Link(_) => None,
+        }
+    }
+
+    /// Sums over the whole view.
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// The catalog that it shows.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    fn is_folder(&self, ino: Ino) -> bool {
+        self.nodes.get(&ino).is_some_and(|node| matches!(node.body, Body::Folder(_)))
+    }
+
+    fn info_text(&self, id: CheckpointId) -> Vec<u8> {
+        let image = self.images.get(id.0).and_then(|image| image.as_ref().ok());
+        info::info_json(&self.catalog, &self.plan, id, image.map(|image| image.allocated()))
+    }
+
+    fn error_text(&self, id: CheckpointId) -> Vec<u8> {
+        let reason = self.images.get(id.0).and_then(|image| image.as_ref().err());
+        let reason = reason.map_or("unknown", String::as_str);
+        info::error_txt(&self.catalog, &self.plan, id, reason)
+    }
+}
+
+fn kind_of(body: &Body) -> NodeKind {
+    match body {
+        Body::Folder(_) => NodeKind::Folder,
+        Body::Image(_) | Body::Info(_) | Body::Error(_) => NodeKind::File,
+        Body::Link(_) => NodeKind::Link,
+    }
+}
+
+/// Reads the catalog of a source: a folder, or one image whose chain is looked for in its folder.
+pub fn read_catalog(source: &Path) -> Result<Catalog> {
+    let real = source.canonicalize().map_err(|e| Error::io(source, e))?;
+    let stat = real.metadata().map_err(|e| Error::io(source, e))?;
+    if stat.is_dir() {
+        return Catalog::read(Arc::new(SourceRoot::open(&real)?));
+    }
+    if !stat.is_file() {
+        let what = format!("{}: neither a folder nor a regular file", source.display());
+        return Err(Error::Usage(what));
+    }
+    let folder = real.parent().unwrap_or(Path::new("/"));
+    let name: PathBuf = real.file_name().unwrap_or_default().into();
+    let mut catalog = Catalog::read(Arc::new(SourceRoot::open(folder)?))?;
+    catalog.keep_only(&name);
+    if catalog.disks.is_empty() {
+        let what = format!(
+            "{}: not an image that qcowfs knows; if it is a raw one, declare it in a qcowfs.toml \
+             beside it: [image.\"{}\"] format = \"raw\"",
+            source.display(),
+            name.display()
+        );
+        return Err(Error::Usage(what));
+    }
+    Ok(catalog)
+}

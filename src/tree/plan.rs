@@ -1,0 +1,168 @@
+//! Where everything goes in the view: the one place that `ls` and the mounted tree share.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::names::{Taken, escape};
+use crate::chain::catalog::{Catalog, CheckpointId, Disk, State};
+use crate::chain::link::Kind;
+
+/// Names that a disk's folder holds beside its checkpoints.
+pub const LATEST: &str = "latest";
+/// The folder of links named by time.
+pub const BY_TIME: &str = "by-time";
+
+/// Where a disk goes.
+#[derive(Debug)]
+pub struct DiskPlan {
+    /// Path of the disk's folder in the view.
+    pub path: PathBuf,
+    /// Its folder in the source.
+    pub source_folder: PathBuf,
+    /// The name that the tool knows it by, made safe.
+    pub name: String,
+    /// Its checkpoints in order, each with its folder's name.
+    pub checkpoints: Vec<(CheckpointId, String)>,
+    /// The newest that can be assembled.
+    pub latest: Option<String>,
+    /// Names by time, and the checkpoint's folder that each leads to.
+    pub by_time: Vec<(String, String)>,
+}
+
+/// Where everything goes.
+#[derive(Debug)]
+pub struct Plan {
+    /// The disks in the order of their paths in the source.
+    pub disks: Vec<DiskPlan>,
+    places: HashMap<CheckpointId, (usize, String)>,
+}
+
+impl Plan {
+    /// Plans the view of a catalog.
+    pub fn new(catalog: &Catalog) -> Self {
+        let mut folders = Folders::new(catalog);
+        let mut disks = Vec::with_capacity(catalog.disks.len());
+        let mut places = HashMap::new();
+        for disk in &catalog.disks {
+            let path = folders.place(disk);
+            let plan = plan_disk(catalog, disk, path);
+            for (id, name) in &plan.checkpoints {
+                places.insert(*id, (disks.len(), name.clone()));
+            }
+            disks.push(plan);
+        }
+        Self { disks, places }
+    }
+
+    /// The disk of a checkpoint.
+    pub fn disk_of(&self, id: CheckpointId) -> Option<&DiskPlan> {
+        self.places.get(&id).and_then(|(disk, _)| self.disks.get(*disk))
+    }
+
+    /// The name of a checkpoint's folder.
+    pub fn name_of(&self, id: CheckpointId) -> Option<&str> {
+        self.places.get(&id).map(|(_, name)| name.as_str())
+    }
+
+    /// What `from` calls the checkpoint `to`: its folder's name on the same disk, its path in the
+    /// view on another.
+    pub fn reference(&self, from: CheckpointId, to: CheckpointId) -> Option<String> {
+        let (from_disk, _) = self.places.get(&from)?;
+        let (disk, name) = self.places.get(&to)?;
+        if from_disk == disk {
+            return Some(name.clone());
+        }
+        let path = self.disks.get(*disk)?.path.join(name);
+        Some(format!("/{}", path.display()))
+    }
+}
+
+/// Which names are taken in each folder of the view.
+struct Folders {
+    /// Disks by folder of the source.
+    disks_in: BTreeMap<PathBuf, usize>,
+    taken: HashMap<PathBuf, Taken>,
+}
+
+impl Folders {
+    fn new(catalog: &Catalog) -> Self {
+        let mut folders = Self { disks_in: BTreeMap::new(), taken: HashMap::new() };
+        for disk in &catalog.disks {
+            *folders.disks_in.entry(disk.key.folder.clone()).or_default() += 1;
+        }
+        // Mirrored folders have their names before any disk takes one.
+        for disk in &catalog.disks {
+            let mut path = PathBuf::new();
+            for part in &disk.key.folder {
+                let folder = path.clone();
+                let name = escape(part);
+                path.push(&name);
+                folders.taken.entry(folder).or_default().reserve(&name);
+            }
+        }
+        folders
+    }
+
+    /// The path of a disk's folder. A folder of the source which holds this disk alone, and bears
+    /// its name, is the disk's folder.
+    fn place(&mut self, disk: &Disk) -> PathBuf {
+        let folder: PathBuf = disk.key.folder.iter().map(escape).collect();
+        if disk.key.folder.file_name() == Some(&disk.key.name) && self.is_alone(&disk.key.folder) {
+            return folder;
+        }
+        let name = self.taken.entry(folder.clone()).or_default().give(&escape(&disk.key.name));
+        folder.join(name)
+    }
+
+    fn is_alone(&self, folder: &Path) -> bool {
+        let within = self.disks_in.range(folder.to_path_buf()..);
+        within
+            .take_while(|(other, _)| other.starts_with(folder))
+            .map(|(_, count)| count)
+            .sum::<usize>()
+            == 1
+    }
+}
+
+fn plan_disk(catalog: &Catalog, disk: &Disk, path: PathBuf) -> DiskPlan {
+    let mut taken = Taken::new(&[LATEST, BY_TIME]);
+    let name = |id: &CheckpointId| (*id, taken.give(&escape(&label(catalog, *id))));
+    let checkpoints: Vec<(CheckpointId, String)> = disk.checkpoints.iter().map(name).collect();
+    let latest = catalog.latest(disk);
+    let latest = checkpoints.iter().find(|(id, _)| Some(*id) == latest).map(|(_, n)| n.clone());
+    let mut times = Taken::new(&[]);
+    let by_time = checkpoints
+        .iter()
+        .map(|(id, name)| (catalog.checkpoint(*id), name))
+        .filter(|(checkpoint, _)| checkpoint.state == State::Whole && checkpoint.kind != Kind::Live)
+        .map(|(checkpoint, name)| (times.give(&rfc3339(checkpoint.time)), name.clone()))
+        .collect();
+    DiskPlan {
+        path,
+        source_folder: disk.key.folder.clone(),
+        name: escape(&disk.key.name),
+        checkpoints,
+        latest,
+        by_time,
+    }
+}
+
+/// An unfinished backup keeps the mark that its tool gave it.
+fn label(catalog: &Catalog, id: CheckpointId) -> std::ffi::OsString {
+    let checkpoint = catalog.checkpoint(id);
+    match checkpoint.kind {
+        Kind::Partial => catalog.file_of(id).path.file_name().unwrap_or(OsStr::new("")).into(),
+        _ => checkpoint.label.clone(),
+    }
+}
+
+/// A time in UTC, to the second.
+pub fn rfc3339(time: SystemTime) -> String {
+    let timestamp = jiff::Timestamp::try_from(time).unwrap_or_default();
+    let seconds = jiff::Timestamp::from_second(
+        timestamp.as_nanosecond().div_euclid(1_000_000_000).try_into().unwrap_or(0),
+    );
+    seconds.unwrap_or_default().to_string()
+}

@@ -1,0 +1,215 @@
+//! A checkpoint as a disk: bytes, data and holes.
+
+mod tally;
+
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+use crate::error::Error;
+use crate::extent::{Fault, GuestOffset};
+use crate::map::{ChainMap, NodeId, Piece, Resolved};
+use tally::{Held, Tally};
+
+/// Bytes that a search for data or a hole looks at first; it looks at twice as many each time, so
+/// that a search costs what it passes over, and not what is left of the region.
+const FIRST_LOOK: u64 = 256 << 10;
+
+/// One checkpoint of a chain, as its reader sees it.
+pub struct DiskImage {
+    map: Arc<ChainMap>,
+    node: NodeId,
+    size: u64,
+    tally: OnceLock<Tally>,
+}
+
+/// How many bytes of an image are data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allocated {
+    /// That many, or fewer.
+    pub bytes: u64,
+    /// Not fewer.
+    pub exact: bool,
+}
+
+/// A read that failed somewhere.
+#[derive(Debug)]
+pub struct ReadError {
+    /// Bytes of the buffer, from its start, that are right nevertheless.
+    pub done: usize,
+    /// What is wrong with the next one.
+    pub error: Error,
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "after {} bytes: {}", self.done, self.error)
+    }
+}
+
+impl std::error::Error for ReadError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+impl DiskImage {
+    /// The checkpoint whose topmost layer is `node`, as a disk of `size` bytes.
+    pub fn new(map: Arc<ChainMap>, node: NodeId, size: u64) -> Self {
+        Self { map, node, size, tally: OnceLock::new() }
+    }
+
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Fills `buf` from `offset` on and returns how many bytes that were: fewer than asked for
+    /// only where the disk ends.
+    pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, ReadError> {
+        let end = self.size.min(offset.saturating_add(buf.len() as u64));
+        let mut rest = &mut *buf;
+        let mut done = 0;
+        let mut at = offset;
+        while at < end {
+            let region = self.region(at / self.map.region_size());
+            let part = at..region.end.min(end);
+            at = part.end;
+            for piece in self.pieces(part) {
+                let len = usize::try_from(piece.len()).unwrap_or(usize::MAX).min(rest.len());
+                let (bytes, after) = rest.split_at_mut(len);
+                self.read_piece(&piece, bytes).map_err(|error| ReadError { done, error })?;
+                done += len;
+                rest = after;
+            }
+        }
+        Ok(done)
+    }
+
+    /// The first byte of data at or after `offset`, as `lseek` has it: none if there is no data
+    /// any more, or if the disk ends at `offset` or before. What cannot be read is data.
+    pub fn seek_data(&self, offset: u64) -> Option<u64> {
+        self.seek(offset, true)
+    }
+
+    /// The first byte of a hole at or after `offset`, as `lseek` has it: the end of the disk
+    /// counts as one. None if the disk ends at `offset` or before.
+    pub fn seek_hole(&self, offset: u64) -> Option<u64> {
+        if offset >= self.size {
+            return None;
+        }
+        self.seek(offset, false).or(Some(self.size))
+    }
+
+    /// How many bytes are data: cheap, and an estimate until every region was looked at.
+    pub fn allocated(&self) -> Allocated {
+        if let Some(bytes) = self.tally.get().and_then(Tally::total) {
+            return Allocated { bytes, exact: true };
+        }
+        let bytes = self.map.allocated_at_most(self.node).min(self.size);
+        Allocated { bytes, exact: bytes == 0 }
+    }
+
+    /// How many bytes are data, in ranges that could not be looked at too: looks at every region.
+    pub fn count_data(&self) -> u64 {
+        let regions = 0..self.size.div_ceil(self.map.region_size());
+        let data = |region| {
+            let pieces = self.pieces(self.region(region));
+            pieces.iter().filter(|piece| piece.is_data()).map(Piece::len).sum::<u64>()
+        };
+        regions.map(data).sum()
+    }
+
+    fn seek(&self, offset: u64, for_data: bool) -> Option<u64> {
+        let mut at = offset;
+        let mut look = FIRST_LOOK;
+        while at < self.size {
+            let region = at / self.map.region_size();
+            let end = self.region(region).end;
+            match self.tally().and_then(|tally| tally.held(region)) {
+                Some(Held::Holes) if for_data => at = end,
+                Some(Held::Data) if !for_data => at = end,
+                Some(Held::Holes | Held::Data) => return Some(at),
+                _ => {
+                    let part = at..end.min(at.saturating_add(look));
+                    at = part.end;
+                    look = look.saturating_mul(2);
+                    let pieces = self.pieces(part);
+                    if let Some(found) = pieces.iter().find(|piece| piece.is_data() == for_data) {
+                        return Some(found.range.start);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// The bytes of a region, cut at the end of the disk.
+    fn region(&self, region: u64) -> Range<u64> {
+        let start = region * self.map.region_size();
+        start..start.saturating_add(self.map.region_size()).min(self.size)
+    }
+
+    /// What `part` is, which lies in one region. The first time that a region is looked at, all
+    /// of it is, for the tally.
+    fn pieces(&self, part: Range<u64>) -> Vec<Piece> {
+        let region = part.start / self.map.region_size();
+        match self.tally() {
+            Some(tally) if tally.held(region).is_none() => {
+                let pieces = self.map.resolve(self.node, self.region(region));
+                note(tally, region, &pieces);
+                pieces.iter().filter_map(|piece| piece.within(&part)).collect()
+            }
+            _ => self.map.resolve(self.node, part),
+        }
+    }
+
+    /// None for a disk so large that nobody will ever have looked at all of it.
+    fn tally(&self) -> Option<&Tally> {
+        let regions = self.size.div_ceil(self.map.region_size());
+        (regions <= Tally::MOST).then(|| self.tally.get_or_init(|| Tally::new(regions)))
+    }
+
+    fn read_piece(&self, piece: &Piece, buf: &mut [u8]) -> Result<(), Error> {
+        match piece.resolved {
+            Resolved::Zero => {
+                buf.fill(0);
+                Ok(())
+            }
+            Resolved::At { layer, slot } => {
+                self.map.layer(layer).read(slot, GuestOffset(piece.range.start), buf)
+            }
+            Resolved::Bad { layer, fault } => Err(self.describe(layer, fault, piece.range.start)),
+        }
+    }
+
+    fn describe(&self, layer: NodeId, fault: Fault, offset: u64) -> Error {
+        let file = self.map.layer(layer).path().to_path_buf();
+        let what = format!("(of its virtual disk) {fault}");
+        match fault {
+            Fault::Unreadable => Error::io_at(file, offset, io::Error::other(what)),
+            _ => Error::Corrupt { file, offset, what },
+        }
+    }
+}
+
+/// Notes what a region was found to hold, unless some of it could not be looked at.
+fn note(tally: &Tally, region: u64, pieces: &[Piece]) {
+    let unreadable =
+        |piece: &Piece| matches!(piece.resolved, Resolved::Bad { fault: Fault::Unreadable, .. });
+    if pieces.iter().any(unreadable) {
+        return;
+    }
+    let bytes = |is_data| {
+        let those = pieces.iter().filter(|piece| piece.is_data() == is_data);
+        those.map(Piece::len).sum::<u64>()
+    };
+    let (data, holes) = (bytes(true), bytes(false));
+    let held = match (data, holes) {
+        (0, _) => Held::Holes,
+        (_, 0) => Held::Data,
+        _ => Held::Mixed,
+    };
+    tally.note(region, held, data);
+}
