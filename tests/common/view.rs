@@ -97,8 +97,6 @@ impl View {
                     root.join(&path).read_link().unwrap_or_else(|e| panic!("{path:?}: {e}"));
                 self.links.insert(path, target);
             } else {
-                // A disk's folder may be called `info.json`; a checkpoint's file is one.
-                names.push(entry.file_name());
                 self.others.push(path);
             }
         }
