@@ -305,6 +305,20 @@ fn named_push_backups_are_ordered_by_the_numbers_in_their_names() {
 }
 
 #[test]
+fn named_push_backups_with_a_folder_for_each_run_are_known_by_the_folders_names() {
+    let source = Source::new();
+    for disk in ["vda.qcow2", "vdb.qcow2"] {
+        source.image(&format!("vm/full/{disk}"));
+        source.overlay(&format!("vm/inc1/{disk}"), &format!("/images/live-{disk}"));
+        source.overlay(&format!("vm/inc2/{disk}"), &format!("/images/live-{disk}"));
+    }
+    let view = source.view();
+    assert_eq!(view.parent("vm/live-vda.qcow2/inc1"), Some("full"));
+    assert_eq!(view.parent("vm/live-vdb.qcow2/inc2"), Some("inc1"));
+    assert_eq!(view.one("vm/live-vdb.qcow2/inc2").file, "vm/inc2/vdb.qcow2");
+}
+
+#[test]
 fn increments_of_a_live_disk_without_any_mark_are_not_guessed() {
     let source = Source::new();
     source.image("apple.qcow2").overlay("pear.qcow2", "/images/vm.qcow2");

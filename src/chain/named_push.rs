@@ -2,12 +2,13 @@
 //!
 //! What is left to know them by: increments whose headers name the same live disk, which is gone
 //! or holds the checkpoints' bitmaps; and names that hold a checkpoint's name, or a word for full
-//! and incremental beside what names the disk (`vda-full.qcow2`, `vda-inc1.qcow2`). Where neither
-//! is there, no link is made.
+//! and incremental beside what names the disk (`vda-full.qcow2`, `vda-inc1.qcow2`). With a folder
+//! for each run it is the folder that has such a name (`full/vda.qcow2`, `inc1/vda.qcow2`). Where
+//! neither is there, no link is made.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::evidence::{Basis, Evidence};
@@ -38,13 +39,55 @@ struct Member {
 
 /// Decides about increments of live disks with names of the user's choice, and their full ones.
 pub(super) fn place(linker: &mut Linker<'_>) {
-    for ((folder, live), increments) in increments_by_live_disk(linker) {
+    place_by(linker, Naming::File);
+    place_by(linker, Naming::Folder);
+}
+
+/// Whose name tells what a backup is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Naming {
+    /// The file's own.
+    File,
+    /// The folder's, one for each run; the files in it have the same names each time.
+    Folder,
+}
+
+impl Naming {
+    /// The folder that holds all backups of the disk.
+    fn home(self, file: &FoundFile) -> Option<&Path> {
+        match self {
+            Self::File => Some(file.folder()),
+            Self::Folder => file.folder().parent(),
+        }
+    }
+
+    /// What tells this backup from the others in its home.
+    fn name(self, file: &FoundFile) -> Option<String> {
+        let name = file.name().to_str()?;
+        match self {
+            Self::File => Some(name.to_owned()),
+            Self::Folder => Some(format!("{}.{name}", file.folder().file_name()?.to_str()?)),
+        }
+    }
+
+    /// The name of the restore point.
+    fn label(self, file: &FoundFile) -> OsString {
+        match self {
+            Self::File => file.name().to_os_string(),
+            Self::Folder => file.folder().file_name().unwrap_or(file.name()).to_os_string(),
+        }
+    }
+}
+
+fn place_by(linker: &mut Linker<'_>, naming: Naming) {
+    for ((folder, live), increments) in increments_by_live_disk(linker, naming) {
         let known = known_checkpoints(linker, &folder, &live);
-        let named = |id| member(linker, id, &known);
+        let named = |id| member(linker, id, naming, &known);
         let increments: Vec<Member> = increments.into_iter().filter_map(named).collect();
         let fulls: Vec<Member> = linker
             .free_images()
-            .filter(|(id, file)| file.folder() == folder && is_full(linker, *id, file))
+            .filter(|(_, file)| naming.home(file) == Some(&folder))
+            .filter(|(id, file)| is_full(linker, *id, file))
             .filter_map(|(id, _)| named(id))
             .collect();
         let mut disks: BTreeMap<String, Vec<Member>> = BTreeMap::new();
@@ -54,11 +97,8 @@ pub(super) fn place(linker: &mut Linker<'_>) {
         for (key, mut members) in disks {
             members.extend(fulls.iter().filter(|full| full.key == key).cloned());
             if members.iter().any(|member| member.full) {
-                place_disk(
-                    linker,
-                    &DiskKey { folder: folder.clone(), name: live.clone() },
-                    members,
-                );
+                let disk = DiskKey { folder: folder.clone(), name: live.clone() };
+                place_disk(linker, &disk, naming, members);
             }
         }
     }
@@ -66,7 +106,10 @@ pub(super) fn place(linker: &mut Linker<'_>) {
 
 /// Undecided images over a live disk, or over something that is not there, by folder and by the
 /// name of that disk.
-fn increments_by_live_disk(linker: &Linker<'_>) -> BTreeMap<(PathBuf, OsString), Vec<FileId>> {
+fn increments_by_live_disk(
+    linker: &Linker<'_>,
+    naming: Naming,
+) -> BTreeMap<(PathBuf, OsString), Vec<FileId>> {
     let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for (id, file) in linker.free_images() {
         let live = match linker.header(id) {
@@ -81,7 +124,9 @@ fn increments_by_live_disk(linker: &Linker<'_>) -> BTreeMap<(PathBuf, OsString),
             HeaderLink::Missing { name, .. } if !name.is_empty() => name.clone(),
             _ => continue,
         };
-        groups.entry((file.folder().to_path_buf(), live)).or_default().push(id);
+        if let Some(home) = naming.home(file) {
+            groups.entry((home.to_path_buf(), live)).or_default().push(id);
+        }
     }
     groups
 }
@@ -92,7 +137,7 @@ fn is_full(linker: &Linker<'_>, id: FileId, file: &FoundFile) -> bool {
 }
 
 /// The checkpoints that are known of a live disk: from descriptions, and from its bitmaps.
-fn known_checkpoints(linker: &Linker<'_>, folder: &std::path::Path, live: &OsStr) -> Vec<Known> {
+fn known_checkpoints(linker: &Linker<'_>, folder: &Path, live: &OsStr) -> Vec<Known> {
     let speaks_of =
         |files: &[String]| files.is_empty() || files.iter().any(|file| OsStr::new(file) == live);
     let mut known: Vec<Known> = linker
@@ -119,20 +164,20 @@ fn known_checkpoints(linker: &Linker<'_>, folder: &std::path::Path, live: &OsStr
 }
 
 /// What an image's name says, if it says anything.
-fn member(linker: &Linker<'_>, id: FileId, known: &[Known]) -> Option<Member> {
+fn member(linker: &Linker<'_>, id: FileId, naming: Naming, known: &[Known]) -> Option<Member> {
     let file = linker.inventory.file(id);
     let full = matches!(linker.header(id), HeaderLink::None);
-    let name = file.name().to_str()?;
+    let name = naming.name(file)?;
     let token = known
         .iter()
-        .filter_map(|known| Some((known, without_token(name, &known.name)?)))
+        .filter_map(|known| Some((known, without_token(&name, &known.name)?)))
         .max_by_key(|(known, _)| known.name.len());
     if let Some((checkpoint, key)) = token {
         let key = MarkedName::parse(OsStr::new(&key)).map_or(key, |marked| marked.key);
         let checkpoint = Some(checkpoint.clone());
         return Some(Member { id, full, key, checkpoint, number: None });
     }
-    let marked = MarkedName::parse(file.name())?;
+    let marked = MarkedName::parse(OsStr::new(&name))?;
     (marked.incremental != full).then_some(Member {
         id,
         full,
@@ -158,7 +203,7 @@ fn without_token(name: &str, token: &str) -> Option<String> {
     Some([before, after.trim_start_matches(['.', '-', '_', ' '])].join(".").to_ascii_lowercase())
 }
 
-fn place_disk(linker: &mut Linker<'_>, disk: &DiskKey, mut members: Vec<Member>) {
+fn place_disk(linker: &mut Linker<'_>, disk: &DiskKey, naming: Naming, mut members: Vec<Member>) {
     members.sort_by_key(|member| sort_key(linker, member));
     let mut before: Vec<Member> = Vec::new();
     for member in members {
@@ -166,6 +211,7 @@ fn place_disk(linker: &mut Linker<'_>, disk: &DiskKey, mut members: Vec<Member>)
         let parent = if member.full { Parent::None } else { parent_of(linker, &member, &before) };
         let mut place = Place {
             disk: disk.clone(),
+            label: naming.label(file),
             kind: if member.full { Kind::Full } else { Kind::Incremental },
             ..plain_place(file, parent)
         };
