@@ -1,6 +1,6 @@
 //! Builds the tree: mirrored folders, disks, checkpoints, and the links between them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::access::Access;
 use super::images::{self, Caches};
 use super::inode::{Ino, Inodes};
 use super::plan::{BY_TIME, DiskPlan, LATEST, Plan};
-use super::{Body, Node, Totals, Tree};
+use super::{Body, Children, Node, Totals, Tree};
 use crate::chain::catalog::{Catalog, CheckpointId};
 use crate::error::Result;
 use crate::view::DiskImage;
@@ -82,7 +82,7 @@ fn traits(catalog: &Catalog) -> Vec<Traits> {
 impl Builder<'_> {
     fn add_root(&mut self) {
         let (access, mtime) = self.source_folder(Path::new(""));
-        let body = Body::Folder(BTreeMap::new());
+        let body = Body::Folder(Children::default());
         self.nodes.insert(Ino::ROOT, Node { parent: Ino::ROOT, body, access, mtime });
         self.folders.insert(PathBuf::new(), Ino::ROOT);
     }
@@ -113,7 +113,7 @@ impl Builder<'_> {
                 continue;
             }
             let (access, mtime) = self.source_folder(&in_source);
-            let body = Body::Folder(BTreeMap::new());
+            let body = Body::Folder(Children::default());
             parent = self.add(parent, &part.to_string_lossy(), 0, body, access, mtime);
             self.folders.insert(so_far.clone(), parent);
         }
@@ -130,9 +130,11 @@ impl Builder<'_> {
         mtime: SystemTime,
     ) -> Ino {
         let ino = self.inodes.number(parent, name, content);
+        let is_folder = matches!(body, Body::Folder(_));
         self.nodes.insert(ino, Node { parent, body, access, mtime });
         if let Some(Node { body: Body::Folder(children), .. }) = self.nodes.get_mut(&parent) {
-            children.insert(name.to_owned(), ino);
+            children.by_name.insert(name.to_owned(), ino);
+            children.folders += u32::from(is_folder);
         }
         ino
     }
@@ -153,7 +155,7 @@ impl Builder<'_> {
             self.add(folder, LATEST, 0, Body::Link(latest.clone()), link, mtime);
         }
         if !disk.by_time.is_empty() {
-            let body = Body::Folder(BTreeMap::new());
+            let body = Body::Folder(Children::default());
             let by_time = self.add(folder, BY_TIME, 0, body, access, mtime);
             for (name, checkpoint) in &disk.by_time {
                 let body = Body::Link(format!("../{checkpoint}"));
@@ -166,7 +168,7 @@ impl Builder<'_> {
         let checkpoint = self.catalog.checkpoint(id);
         let mtime = checkpoint.time;
         let Some(&Traits { access: files, content }) = self.traits.get(id.0) else { return };
-        let body = Body::Folder(BTreeMap::new());
+        let body = Body::Folder(Children::default());
         let folder = self.add(disk, name, 0, body, access, mtime);
         match self.images.get(id.0) {
             Some(Ok(image)) => {
