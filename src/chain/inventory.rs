@@ -69,10 +69,17 @@ pub struct QcowFacts {
     pub snapshots: Vec<Result<Snapshot, Defect>>,
     /// Names of the dirty bitmaps, in the order of their directory.
     pub bitmaps: Vec<String>,
-    /// Whether a running QEMU holds it open for writing.
-    pub in_use: bool,
     /// What a user should know.
     pub warnings: Vec<String>,
+}
+
+/// A checkpoint description, and where it lies.
+#[derive(Debug)]
+pub struct FoundCheckpoint {
+    /// Its folder within the source.
+    pub folder: PathBuf,
+    /// What it says.
+    pub checkpoint: CheckpointXml,
 }
 
 /// Something in the source that is not shown, and why.
@@ -92,13 +99,15 @@ pub struct Inventory {
     files: Vec<FoundFile>,
     by_path: HashMap<PathBuf, FileId>,
     declarations: BTreeMap<PathBuf, Declaration>,
-    checkpoint_xml: Vec<CheckpointXml>,
+    wrong_sidecars: BTreeMap<PathBuf, String>,
+    noted_formats: BTreeMap<PathBuf, String>,
+    checkpoint_xml: Vec<FoundCheckpoint>,
     skipped: Vec<Skipped>,
 }
 
 impl Inventory {
     /// Looks at everything beneath `root`. A folder or file that cannot be read is noted; only a
-    /// root that cannot be read and a wrong `qcowfs.toml` are errors.
+    /// root that cannot be read and a wrong `qcowfs.toml` in it are errors.
     pub fn take(root: Arc<SourceRoot>) -> Result<Self> {
         let mut inventory = Self {
             root: Arc::clone(&root),
@@ -106,10 +115,16 @@ impl Inventory {
             files: Vec::new(),
             by_path: HashMap::new(),
             declarations: BTreeMap::new(),
+            wrong_sidecars: BTreeMap::new(),
+            noted_formats: BTreeMap::new(),
             checkpoint_xml: Vec::new(),
             skipped: Vec::new(),
         };
-        let found = inventory.walk()?;
+        let mut found = inventory.walk()?;
+        // Of two declarations of a file the one nearer to it counts: it comes later.
+        found.sort_by(|(a, _), (b, _)| {
+            (a.components().count(), a).cmp(&(b.components().count(), b))
+        });
         let files = LocalFiles::new(root);
         for (path, entry) in &found {
             inventory.read_sidecar(&files, path, entry)?;
@@ -163,8 +178,39 @@ impl Inventory {
     }
 
     /// All checkpoint descriptions.
-    pub fn checkpoint_xml(&self) -> &[CheckpointXml] {
+    pub fn checkpoint_xml(&self) -> &[FoundCheckpoint] {
         &self.checkpoint_xml
+    }
+
+    /// The format that qmpbackup noted for the disk of this name (`<disk>.config`), beside the
+    /// folder or in it.
+    pub fn noted_format(&self, folder: &Path, disk: &OsStr) -> Option<&str> {
+        let mut name = disk.to_os_string();
+        name.push(".config");
+        let beside = folder.parent().map(|parent| parent.join(&name));
+        let paths = [Some(folder.join(&name)), beside];
+        paths
+            .into_iter()
+            .flatten()
+            .find_map(|path| self.noted_formats.get(&path))
+            .map(String::as_str)
+    }
+
+    /// Why nothing in this folder can be trusted: a `qcowfs.toml` above it that is wrong.
+    pub fn wrong_sidecar(&self, folder: &Path) -> Option<&str> {
+        folder.ancestors().find_map(|folder| self.wrong_sidecars.get(folder)).map(String::as_str)
+    }
+
+    /// Takes files for the raw bytes that others know them to be, whatever they look like: a guest
+    /// can write anything into a raw disk.
+    pub(super) fn treat_as_raw(&mut self, files: &[FileId]) {
+        for id in files {
+            if let Some(file) = self.files.get_mut(id.0)
+                && matches!(file.content, Content::Qcow2(_) | Content::Foreign(_))
+            {
+                file.content = Content::Plain;
+            }
+        }
     }
 
     /// What is not shown.
@@ -210,23 +256,39 @@ impl Inventory {
     }
 
     fn read_sidecar(&mut self, files: &LocalFiles, path: &Path, entry: &FoundEntry) -> Result<()> {
-        let is_ours = path.file_name() == Some(OsStr::new(sidecar::NAME));
-        let is_xml = path.extension() == Some(OsStr::new("xml"));
-        if !is_ours && (!is_xml || entry.stat.size > SIDECAR_LIMIT) {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        if path.file_name() == Some(OsStr::new(sidecar::NAME)) {
+            return self.read_declarations(files, path, folder);
+        }
+        let ending = path.extension().and_then(OsStr::to_str);
+        if !matches!(ending, Some("xml" | "config")) || entry.stat.size > SIDECAR_LIMIT {
             return Ok(());
         }
-        let text = match read_text(files, path) {
-            Err(e) if is_ours => return Err(e),
-            Err(_) => return Ok(()),
-            Ok(text) => text,
-        };
-        if is_ours {
-            let folder = path.parent().unwrap_or(Path::new(""));
-            let declared = sidecar::parse(folder, &text)
-                .map_err(|what| Error::Usage(format!("{}: {what}", path.display())))?;
-            self.declarations.extend(declared);
-        } else {
-            self.checkpoint_xml.extend(CheckpointXml::parse(&text));
+        let Ok(text) = read_text(files, path) else { return Ok(()) };
+        if ending == Some("xml") {
+            let found = CheckpointXml::parse(&text);
+            let found = found
+                .map(|checkpoint| FoundCheckpoint { folder: folder.to_path_buf(), checkpoint });
+            self.checkpoint_xml.extend(found);
+        } else if let Some(format) = noted_format(&text) {
+            self.noted_formats.insert(path.to_path_buf(), format);
+        }
+        Ok(())
+    }
+
+    fn read_declarations(&mut self, files: &LocalFiles, path: &Path, folder: &Path) -> Result<()> {
+        let declared = read_text(files, path).and_then(|text| {
+            let wrong = |what| Error::Usage(format!("{}: {what}", path.display()));
+            sidecar::parse(folder, &text).map_err(wrong)
+        });
+        match declared {
+            Ok(declared) => self.declarations.extend(declared),
+            Err(e) if folder.as_os_str().is_empty() => return Err(e),
+            // Somebody else's folder must not keep this one's owner from his backups.
+            Err(e) => {
+                let reason = format!("the declarations that hold for it are wrong: {e}");
+                self.wrong_sidecars.insert(folder.to_path_buf(), reason);
+            }
         }
         Ok(())
     }
@@ -296,6 +358,12 @@ fn read_text(files: &LocalFiles, path: &Path) -> Result<String> {
         .map_err(|_| Error::Usage(format!("{}: not a UTF-8 text", path.display())))
 }
 
+/// The disk's format in the text of a `<disk>.config`: the output of `qemu-img info`.
+fn noted_format(text: &str) -> Option<String> {
+    let info: serde_json::Value = serde_json::from_str(text).ok()?;
+    Some(info.get("format")?.as_str()?.to_owned())
+}
+
 fn look_into(file: &LocalFile, declared: Option<DeclaredFormat>) -> Result<Content> {
     let mut start = [0; 512];
     let got = file.read_at(0, &mut start)?;
@@ -329,17 +397,12 @@ fn qcow_facts(file: &LocalFile) -> Result<QcowFacts> {
         Vec::new()
     });
     let bitmaps = bitmaps.iter().map(|bitmap| String::from_utf8_lossy(&bitmap.name).into_owned());
-    let in_use = file.is_in_use().unwrap_or_else(|e| {
-        log::debug!("cannot tell whether a VM has it open: {e}");
-        false
-    });
     Ok(QcowFacts {
         backing: header.backing_file.as_deref().map(BackingName::parse),
         data_file: header.data_file.as_deref().map(BackingName::parse),
         header,
         snapshots,
         bitmaps: bitmaps.collect(),
-        in_use,
         warnings,
     })
 }

@@ -81,38 +81,36 @@ impl PushName {
 }
 
 /// What people call a push backup when they name it: a word for full or incremental, perhaps a
-/// number, and what is left names the disk: `vda-full.qcow2`, `vda-inc3.qcow2`.
+/// number or a date behind it, and what is left names the disk: `vda-full.qcow2`,
+/// `vda-inc3.qcow2`, `vda-inc-2026-11-20.qcow2`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MarkedName {
     /// The name without the mark: the same for all backups of one disk.
     pub key: String,
     /// Whether the mark says "incremental".
     pub incremental: bool,
-    /// The number behind the mark.
+    /// The number, or the digits of the date, behind the mark.
     pub number: Option<u64>,
 }
 
 impl MarkedName {
-    /// Takes a file name apart, if it has a mark.
+    /// Takes a file name apart, if it has a mark. Numbers elsewhere belong to the disk's name.
     pub fn parse(name: &OsStr) -> Option<Self> {
         let name = name.to_str()?.to_ascii_lowercase();
-        let mut key = Vec::new();
-        let mut mark = None;
-        for token in name.split(['.', '-', '_', ' ']) {
-            match mark_of(token) {
-                Some(found) if mark.is_none() => mark = Some(found),
-                None if mark
-                    .is_some_and(|(incremental, number)| incremental && number.is_none())
-                    && token.len() < 9
-                    && let Ok(number) = token.parse() =>
-                {
-                    mark = Some((true, Some(number)));
-                }
-                _ => key.push(token),
-            }
+        let tokens: Vec<&str> = name.split(['.', '-', '_', ' ']).collect();
+        let (at, (incremental, mut number)) =
+            tokens.iter().enumerate().find_map(|(at, token)| Some((at, mark_of(token)?)))?;
+        let behind = tokens.get(at + 1..).unwrap_or_default();
+        let is_number =
+            |token: &&&str| !token.is_empty() && token.bytes().all(|b| b.is_ascii_digit());
+        let mut rest = behind;
+        if number.is_none() {
+            let digits: Vec<&str> = behind.iter().take_while(is_number).copied().collect();
+            number = digits.concat().parse().ok();
+            rest = behind.get(digits.len()..).unwrap_or_default();
         }
-        let (incremental, number) = mark?;
-        Some(Self { key: key.join("."), incremental, number })
+        let key = tokens.get(..at).unwrap_or_default().iter().chain(rest).copied();
+        Some(Self { key: key.collect::<Vec<_>>().join("."), incremental, number })
     }
 }
 
@@ -143,6 +141,11 @@ pub fn has_raw_ending(name: &OsStr) -> bool {
 pub fn is_tools_bitmap(name: &str) -> bool {
     let numbered = |rest: &str| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit());
     name.starts_with("qmpbackup-") || name.strip_prefix("virtnbdbackup.").is_some_and(numbered)
+}
+
+/// Whether a checkpoint's name is the one that libvirt gives when nobody names it.
+pub fn is_epoch(name: &str) -> bool {
+    parse_epoch(name.as_bytes()).is_some()
 }
 
 /// Seconds since 1970, if the digits can be that: from 2001 to 2286, ten digits.
@@ -196,6 +199,8 @@ mod tests {
         assert_eq!((full.key.as_str(), full.incremental), ("vda.qcow2", false));
         assert_eq!((inc.key.as_str(), inc.incremental, inc.number), ("vda.qcow2", true, Some(10)));
         assert_eq!((spaced.key.as_str(), spaced.number), ("vda.qcow2", Some(2)));
+        let dated = MarkedName::parse(OsStr::new("vm-100-inc-2026-11-20.qcow2")).expect("parses");
+        assert_eq!((dated.key.as_str(), dated.number), ("vm.100.qcow2", Some(20_261_120)));
         assert_eq!(MarkedName::parse(OsStr::new("prince.qcow2")), None);
     }
 

@@ -12,6 +12,7 @@ use super::inode::{Ino, Inodes};
 use super::plan::{BY_TIME, DiskPlan, LATEST, Plan};
 use super::{Body, Children, Node, Totals, Tree};
 use crate::chain::catalog::{Catalog, CheckpointId};
+use crate::chain::inventory::FoundFile;
 use crate::error::Result;
 use crate::view::DiskImage;
 
@@ -34,7 +35,8 @@ pub(super) fn tree(catalog: Catalog, caches: &Caches, inodes: &mut Inodes) -> Tr
         builder.add_disk(disk);
     }
     let nodes = builder.nodes;
-    let bytes = images.iter().flatten().map(|image| image.size()).sum();
+    let sizes = images.iter().flatten().map(|image| image.size());
+    let bytes = sizes.fold(0, u64::saturating_add);
     let totals = Totals { bytes, files: nodes.len() as u64 };
     Tree { catalog, plan, images, nodes, totals }
 }
@@ -62,11 +64,11 @@ fn traits(catalog: &Catalog) -> Vec<Traits> {
     for id in (0..catalog.len()).map(CheckpointId) {
         let checkpoint = catalog.checkpoint(id);
         let file = catalog.file_of(id);
-        let mut access = Access::file(&file.stat);
+        let mut access = readers(catalog, file);
         let mut hash = DefaultHasher::new();
         (file.stat.id, file.stat.size, file.stat.mtime, checkpoint.snapshot).hash(&mut hash);
         if let Some(data) = checkpoint.data_file.map(|id| catalog.inventory.file(id)) {
-            access = access.and(Access::file(&data.stat));
+            access = access.and(readers(catalog, data));
             (data.stat.id, data.stat.size, data.stat.mtime).hash(&mut hash);
         }
         let below = checkpoint.parent.as_ref().and_then(|link| all.get(link.checkpoint.0));
@@ -77,6 +79,13 @@ fn traits(catalog: &Catalog) -> Vec<Traits> {
         all.push(Traits { access, content: hash.finish() });
     }
     all
+}
+
+/// Who may read a file: whom its own bits let, and those of every folder of the source on the way.
+fn readers(catalog: &Catalog, file: &FoundFile) -> Access {
+    let folders = file.folder().ancestors();
+    let stats = folders.filter_map(|folder| catalog.inventory.folders().get(folder));
+    stats.fold(Access::file(&file.stat), Access::within)
 }
 
 impl Builder<'_> {
