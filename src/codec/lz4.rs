@@ -1,4 +1,4 @@
-//! lz4 frames taken apart (lz4's doc/lz4_Frame_format.md, version 1.6.x), so that a reader can
+//! lz4 frames taken apart (lz4's `doc/lz4_Frame_format.md`), so that a reader can
 //! stop and go on between two blocks; the blocks themselves are decoded by `lz4_flex`, with its
 //! checked decoder.
 //!
@@ -52,7 +52,8 @@ impl FrameHeader {
     pub fn parse(bytes: &[u8], at: u64) -> Result<Self, Defect> {
         let cut = || Defect::corrupt(at, "the header of an lz4 frame is cut");
         check_magic(u32_at(bytes, 0).ok_or_else(cut)?, at)?;
-        let (flags, block) = (byte_at(bytes, 4).ok_or_else(cut)?, byte_at(bytes, 5).ok_or_else(cut)?);
+        let (flags, block) =
+            (byte_at(bytes, 4).ok_or_else(cut)?, byte_at(bytes, 5).ok_or_else(cut)?);
         if flags & FLG_VERSION != FLG_VERSION_1 {
             let what = format!("an lz4 frame of version {}", flags >> 6);
             return Err(Defect::unsupported(at.saturating_add(4), what));
@@ -216,11 +217,26 @@ mod tests {
     #[test]
     fn what_the_format_reserves_or_we_do_not_do_is_unsupported() {
         for (descriptor, defect) in [
-            (&[0x62, 0x40][..], Defect::unsupported(104, "an lz4 frame with the unknown flags 0x62 0x40")),
-            (&[0x60, 0xc0], Defect::unsupported(104, "an lz4 frame with the unknown flags 0x60 0xc0")),
-            (&[0x60, 0x41], Defect::unsupported(104, "an lz4 frame with the unknown flags 0x60 0x41")),
-            (&[0x60, 0x30], Defect::unsupported(104, "an lz4 frame with the unknown flags 0x60 0x30")),
-            (&[0x61, 0x40, 1, 2, 3, 4], Defect::unsupported(100, "an lz4 frame that needs a dictionary")),
+            (
+                &[0x62, 0x40][..],
+                Defect::unsupported(104, "an lz4 frame with the unknown flags 0x62 0x40"),
+            ),
+            (
+                &[0x60, 0xc0],
+                Defect::unsupported(104, "an lz4 frame with the unknown flags 0x60 0xc0"),
+            ),
+            (
+                &[0x60, 0x41],
+                Defect::unsupported(104, "an lz4 frame with the unknown flags 0x60 0x41"),
+            ),
+            (
+                &[0x60, 0x30],
+                Defect::unsupported(104, "an lz4 frame with the unknown flags 0x60 0x30"),
+            ),
+            (
+                &[0x61, 0x40, 1, 2, 3, 4],
+                Defect::unsupported(100, "an lz4 frame that needs a dictionary"),
+            ),
         ] {
             assert_eq!(refused(&with_checksum(descriptor)), defect);
         }

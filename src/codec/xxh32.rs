@@ -1,4 +1,4 @@
-//! XXH32 with seed 0 (the xxHash specification, doc/xxhash_spec.md): the checksum of lz4 frames.
+//! XXH32 with seed 0 (the xxHash specification, `doc/xxhash_spec.md`): the checksum of lz4 frames.
 //!
 //! Ours, because a decoder that stops between two blocks of a frame has to keep the state so far:
 //! after whole stripes that is 16 bytes, which fit beside the block.
@@ -30,15 +30,16 @@ impl Xxh32 {
     /// bytes.
     pub fn update<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
         let (stripes, rest) = bytes.as_chunks::<STRIPE>();
-        let [mut a, mut b, mut c, mut d] = self.lanes;
+        let mut lanes = self.lanes;
         for stripe in stripes {
-            let [w, x, y, z] = words(stripe);
-            a = round(a, w);
-            b = round(b, x);
-            c = round(c, y);
-            d = round(d, z);
+            for (lane, word) in lanes.iter_mut().zip(words(stripe)) {
+                *lane = lane
+                    .wrapping_add(word.wrapping_mul(PRIME_2))
+                    .rotate_left(13)
+                    .wrapping_mul(PRIME_1);
+            }
         }
-        self.lanes = [a, b, c, d];
+        self.lanes = lanes;
         rest
     }
 
@@ -93,10 +94,6 @@ pub fn xxh32(bytes: &[u8]) -> u32 {
     let mut state = Xxh32::default();
     let rest = state.update(bytes);
     state.digest(bytes.len() as u64, rest)
-}
-
-fn round(lane: u32, word: u32) -> u32 {
-    lane.wrapping_add(word.wrapping_mul(PRIME_2)).rotate_left(13).wrapping_mul(PRIME_1)
 }
 
 fn words(stripe: &[u8; STRIPE]) -> [u32; 4] {
