@@ -79,7 +79,7 @@ impl StreamMeta {
             disk_format: fields.text("diskFormat")?,
             checkpoint_name: fields.text("checkpointName")?,
             parent_checkpoint: fields.parent_checkpoint()?,
-            incremental: fields.flag("incremental")?,
+            incremental: fields.incremental()?,
             compression: fields.compression()?,
             version: fields.version()?,
             frames_at: HEADER_LEN + json.len() as u64 + CRLF.len() as u64,
@@ -142,9 +142,11 @@ impl Fields {
         self.get(key).map(text).transpose()
     }
 
-    fn flag(&self, key: &str) -> Result<bool, Defect> {
+    /// Where it does not say, it holds changes only if it names what they are changes to.
+    fn incremental(&self) -> Result<bool, Defect> {
+        let key = "incremental";
         match self.get(key) {
-            None => Ok(false),
+            None => Ok(self.parent_checkpoint()?.is_some()),
             Some(value) => value.as_bool().ok_or_else(|| wrong(key, "true or false")),
         }
     }

@@ -85,6 +85,15 @@ fn what_stands_for_no_parent_is_none() {
 }
 
 #[test]
+fn a_stream_that_names_a_parent_is_an_increment_even_if_it_does_not_say_so() {
+    assert!(parsed(&with("parentCheckpoint", r#""virtnbdbackup.0""#)).incremental);
+    assert!(!parsed(&with("parentCheckpoint", r#""""#)).incremental);
+    let both =
+        r#"{"virtualSize": 9, "diskName": "a", "parentCheckpoint": "b", "incremental": false}"#;
+    assert!(!parsed(both).incremental);
+}
+
+#[test]
 fn a_level_is_compression_and_false_is_none() {
     for (value, packed) in
         [("false", false), ("null", false), ("true", true), ("2", true), ("0", true), ("-3", true)]
