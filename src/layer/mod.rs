@@ -6,6 +6,7 @@
 pub mod clusters;
 pub mod qcow2;
 pub mod raw;
+pub mod stream;
 
 mod memory;
 
