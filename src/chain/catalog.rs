@@ -244,9 +244,11 @@ impl Builder<'_> {
         {
             warnings.push(found.evidence.text.clone());
         }
-        let virtual_size = match file.qcow2() {
-            Some(facts) => Some(facts.header.virtual_size),
-            None => file.is_plain().then_some(file.stat.size),
+        let virtual_size = match &file.content {
+            Content::Qcow2(facts) => Some(facts.header.virtual_size),
+            Content::Stream(facts) => Some(facts.meta.virtual_size),
+            Content::Plain => Some(file.stat.size),
+            Content::Unreadable(_) | Content::Foreign(_) => None,
         };
         Checkpoint {
             file: id,
@@ -348,6 +350,11 @@ impl Builder<'_> {
                 "it is encrypted ({method}), and its content cannot be shown without the key; \
                  qemu-img can read it: see `qemu-img convert --object secret,...`"
             ));
+        }
+        if let Content::Stream(facts) = &file.content
+            && let Some(fault) = &facts.fault
+        {
+            return Some(fault.clone());
         }
         if let Content::Foreign(format) = file.content {
             let name = format.name;

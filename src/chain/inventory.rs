@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::error::{Defect, Error, Result};
 use crate::layer::qcow2::{Header, Snapshot, is_qcow2, read_bitmaps, read_snapshots};
+use crate::layer::stream::{self, Index, StreamMeta};
 use crate::layout::backing_name::BackingName;
 use crate::layout::checkpoint_xml::CheckpointXml;
 use crate::layout::sidecar::{self, Declaration, DeclaredFormat};
@@ -39,12 +40,23 @@ pub struct FoundFile {
 pub enum Content {
     /// A qcow2 image.
     Qcow2(Box<QcowFacts>),
-    /// A qcow2 image whose header is refused, or a file that cannot be read: the reason.
+    /// A virtnbdbackup stream.
+    Stream(Box<StreamFacts>),
+    /// An image whose header is refused, or a file that cannot be read: the reason.
     Unreadable(String),
     /// Bytes without a known header: a raw image, or no image at all.
     Plain,
     /// A known format that is no raw image.
     Foreign(Foreign),
+}
+
+/// What the beginning and the end of a stream say.
+#[derive(Debug)]
+pub struct StreamFacts {
+    /// The metadata.
+    pub meta: StreamMeta,
+    /// Why it cannot be read, where that shows already.
+    pub fault: Option<String>,
 }
 
 /// A format that must not be taken for the bytes of a disk.
@@ -370,12 +382,23 @@ fn look_into(file: &LocalFile, declared: Option<DeclaredFormat>) -> Result<Conte
     let start = start.get(..got).unwrap_or_default();
     match declared {
         Some(DeclaredFormat::Raw) => return Ok(Content::Plain),
+        None if stream::is_stream(start) => {
+            return Ok(Content::Stream(Box::new(stream_facts(file)?)));
+        }
         None if !is_qcow2(start) => {
             return Ok(foreign(start).map_or(Content::Plain, Content::Foreign));
         }
         Some(DeclaredFormat::Qcow2) | None => {}
     }
     Ok(Content::Qcow2(Box::new(qcow_facts(file)?)))
+}
+
+fn stream_facts(file: &LocalFile) -> Result<StreamFacts> {
+    let meta = StreamMeta::read(file)?;
+    // A stream that ends as it should is taken at its word until it is read.
+    let fault = if stream::has_end(file)? { None } else { Index::build(file, &meta).err() };
+    let fault = fault.map(|e| e.to_string());
+    Ok(StreamFacts { meta, fault })
 }
 
 fn qcow_facts(file: &LocalFile) -> Result<QcowFacts> {
@@ -410,8 +433,7 @@ fn qcow_facts(file: &LocalFile) -> Result<QcowFacts> {
 /// The known format that a file's first bytes tell, if it is one that must not be taken for the
 /// bytes of a disk.
 fn foreign(start: &[u8]) -> Option<Foreign> {
-    let known: [(&[u8], &'static str, bool); 12] = [
-        (b"meta ", "virtnbdbackup stream", true),
+    let known: [(&[u8], &'static str, bool); 11] = [
         (b"KDMV", "VMDK image", true),
         (b"# Disk DescriptorFile", "VMDK descriptor", true),
         (b"vhdxfile", "VHDX image", true),

@@ -11,7 +11,7 @@ use super::evidence::{Basis, Evidence};
 use super::headers::{Finder, HeaderLink};
 use super::inventory::{Content, FileId, FoundCheckpoint, FoundFile, Inventory};
 use super::order::parents_first;
-use super::{live, named_push, push, qmpbackup};
+use super::{live, named_push, push, qmpbackup, streams};
 use crate::layout::backing_name::BackingName;
 use crate::layout::checkpoint_xml::CheckpointXml;
 use crate::layout::names;
@@ -27,6 +27,8 @@ pub enum Kind {
     Copy,
     /// Holds what changed since its parent.
     Incremental,
+    /// Holds what changed since its parent, and is nobody's parent itself.
+    Differential,
     /// A state kept inside an image.
     Snapshot,
     /// An image over a backing file.
@@ -44,6 +46,7 @@ impl Kind {
             Self::Full => "full",
             Self::Copy => "copy",
             Self::Incremental => "incremental",
+            Self::Differential => "differential",
             Self::Snapshot => "snapshot",
             Self::Overlay => "overlay",
             Self::Live => "live",
@@ -152,6 +155,7 @@ pub fn link(inventory: &mut Inventory) -> Links {
     let used = data_files.values().flatten().map(|found| found.file).collect();
     linker.place_unfinished();
     qmpbackup::place(&mut linker);
+    streams::place(&mut linker);
     push::place(&mut linker);
     named_push::place(&mut linker);
     let plain = linker.place_plain(&used);
@@ -479,12 +483,13 @@ pub(super) fn from_epoch(epoch: u64) -> SystemTime {
 fn is_image_like(file: &FoundFile) -> bool {
     let name = file.name();
     match file.content {
-        Content::Qcow2(_) => true,
+        Content::Qcow2(_) | Content::Stream(_) => true,
         Content::Foreign(_) => false,
         Content::Plain => names::is_unfinished(name),
         Content::Unreadable(_) => {
             names::has_raw_ending(name)
                 || names::QmpName::parse(name).is_some()
+                || names::StreamName::parse(name).is_some()
                 || Path::new(name).extension().is_some_and(|e| e.eq_ignore_ascii_case("qcow2"))
                 || file.source.is_some()
         }

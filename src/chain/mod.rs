@@ -22,3 +22,4 @@ mod live;
 mod named_push;
 mod push;
 mod qmpbackup;
+mod streams;

@@ -80,6 +80,64 @@ impl PushName {
     }
 }
 
+/// What virtnbdbackup calls a file: `<device>.<level>[.<tag>].data`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamName {
+    /// The VM's name for the disk: `vda`.
+    pub device: OsString,
+    /// Which kind of backup.
+    pub level: StreamLevel,
+    /// An increment's checkpoint, or a differential's time.
+    pub tag: Option<OsString>,
+}
+
+/// The level of a virtnbdbackup run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StreamLevel {
+    /// Starts a chain.
+    Full,
+    /// A full one beside the chain.
+    Copy,
+    /// What changed since the checkpoint before.
+    Inc,
+    /// The same, without a checkpoint of its own: nobody's parent.
+    Diff,
+}
+
+impl StreamName {
+    /// Takes a file name apart, if it is one of virtnbdbackup's.
+    pub fn parse(name: &OsStr) -> Option<Self> {
+        let name = name.as_bytes().strip_suffix(b".data")?;
+        let mut parts = name.splitn(3, |&byte| byte == b'.');
+        let (device, level) = (parts.next()?, parts.next()?);
+        let tag = parts.next().map(|tag| OsString::from_vec(tag.to_vec()));
+        let level = match (level, &tag) {
+            (b"full", None) => StreamLevel::Full,
+            (b"copy", None) => StreamLevel::Copy,
+            (b"inc", Some(_)) => StreamLevel::Inc,
+            (b"diff", Some(_)) => StreamLevel::Diff,
+            _ => return None,
+        };
+        let device = OsString::from_vec(device.to_vec());
+        (!device.is_empty()).then_some(Self { device, level, tag })
+    }
+
+    /// The name of the restore point, where its checkpoint gives it none.
+    pub fn label(&self) -> OsString {
+        let mut label = OsString::from(match self.level {
+            StreamLevel::Full => "full",
+            StreamLevel::Copy => "copy",
+            StreamLevel::Inc => "inc",
+            StreamLevel::Diff => "diff",
+        });
+        if let Some(tag) = &self.tag {
+            label.push(".");
+            label.push(tag);
+        }
+        label
+    }
+}
+
 /// What people call a push backup when they name it: a word for full or incremental, perhaps a
 /// number or a date behind it, and what is left names the disk: `vda-full.qcow2`,
 /// `vda-inc3.qcow2`, `vda-inc-2026-11-20.qcow2`.
@@ -202,6 +260,21 @@ mod tests {
         let dated = MarkedName::parse(OsStr::new("vm-100-inc-2026-11-20.qcow2")).expect("parses");
         assert_eq!((dated.key.as_str(), dated.number), ("vm.100.qcow2", Some(20_261_120)));
         assert_eq!(MarkedName::parse(OsStr::new("prince.qcow2")), None);
+    }
+
+    #[test]
+    fn stream_names_hold_device_level_and_tag() {
+        let parse = |name: &str| StreamName::parse(OsStr::new(name));
+        let inc = parse("vda.inc.virtnbdbackup.10.data").expect("parses");
+        assert_eq!((inc.device.to_str(), inc.level), (Some("vda"), StreamLevel::Inc));
+        assert_eq!(inc.label(), "inc.virtnbdbackup.10");
+        let diff = parse("vda.diff.1795161421.data").expect("parses");
+        assert_eq!((diff.level, diff.label()), (StreamLevel::Diff, "diff.1795161421".into()));
+        assert_eq!(parse("vdb.copy.data").expect("parses").level, StreamLevel::Copy);
+        for name in ["vda.full.data.chksum", ".full.data", "vda.inc.data", "vda.data", "a.b.c.data"]
+        {
+            assert_eq!(parse(name), None, "{name}");
+        }
     }
 
     #[test]

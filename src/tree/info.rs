@@ -180,6 +180,7 @@ fn chain(catalog: &Catalog, id: CheckpointId) -> Vec<ChainFile> {
         let file = catalog.file_of(id);
         let format = match file.content {
             Content::Qcow2(_) if !as_raw => "qcow2",
+            Content::Stream(_) if !as_raw => "virtnbdbackup-stream",
             Content::Unreadable(_) => "unreadable",
             _ => "raw",
         };
