@@ -83,8 +83,15 @@ impl ChainMap {
 
     /// A byte at or after `offset` before which a node reads as zeros: see [`Layer::empty_until`].
     pub fn empty_until(&self, node: NodeId, offset: u64) -> u64 {
-        let layers = self.line(node).map(|node| &self.layers[node.index()]);
-        layers.map(|layer| layer.empty_until(offset)).min().unwrap_or(offset)
+        let mut next = u64::MAX;
+        for node in self.line(node) {
+            next = next.min(self.layers[node.index()].empty_until(offset));
+            if next <= offset {
+                // No layer can say less.
+                return offset;
+            }
+        }
+        next
     }
 
     /// A node and all below it, downwards.
