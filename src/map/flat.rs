@@ -12,7 +12,7 @@ use super::overlay::Laid;
 use super::piece::{Piece, Resolved};
 use super::said::Said;
 use super::trunk::{Place, Trunk, Trunks};
-use super::{Node, NodeId, NotATree, REGION};
+use super::{Node, NodeId, NotATree, region_for};
 use crate::extent::{Fault, Word, Words};
 use crate::layer::Layer;
 
@@ -37,9 +37,11 @@ struct Gathered {
 }
 
 impl ChainMap {
-    /// The map of one or more trees. Parents come before their children.
+    /// The map of one or more trees. Parents come before their children. The finer one of the
+    /// layers can be cut, the smaller are the regions.
     pub fn new(nodes: Vec<Node>, cache: Arc<MapCache>) -> Result<Self, NotATree> {
-        Self::with_region(nodes, cache, REGION)
+        let region = region_for(nodes.iter().map(|node| node.layer.granularity()));
+        Self::with_region(nodes, cache, region)
     }
 
     /// [`Self::new`] with regions of another size, for tests of what happens at their boundaries.

@@ -167,7 +167,7 @@ impl Qcow2Layer {
 
     fn say_extended(&self, entries: &[u8], end: u64, words: &mut Words, faults: &mut Faults) {
         let size = self.decoder.geometry.cluster_size();
-        let part = size / u64::from(SUBCLUSTERS);
+        let part = self.decoder.geometry.granularity();
         let mut cluster = words.next() - words.next() % size;
         let (entries, _) = entries.as_chunks().0.as_chunks();
         for [entry, bitmap] in entries {
@@ -234,6 +234,10 @@ impl Layer for Qcow2Layer {
 
     fn virtual_size(&self) -> u64 {
         self.virtual_size
+    }
+
+    fn granularity(&self) -> u64 {
+        self.decoder.geometry.granularity()
     }
 
     fn words(&self, words: &mut Words) {
