@@ -129,6 +129,24 @@ fn the_daemon_holds_neither_the_folder_nor_the_terminal_of_its_start() {
 }
 
 #[test]
+fn the_daemon_holds_no_descriptor_that_was_left_open_for_it() {
+    let case = Case::unpack("qmpbackup-partial");
+    let mount = Mount::prepare(User::Own);
+    let folder = scratch();
+    let lock = folder.path().join("lock");
+    std::fs::write(&lock, "").expect("a file");
+    let script = "exec 7<\"$3\" 199<\"$3\" && exec \"$0\" mount \"$1\" \"$2\"";
+    let shell = Run::new("bash").args(["-c", script]).arg(env!("CARGO_BIN_EXE_qcowfs"));
+    shell.arg(case.backups()).arg(mount.point()).arg(&lock).seconds(LIMIT).ok();
+    let open = format!("/proc/{}/fd", mount.daemon().as_raw_nonzero());
+    let open = std::fs::read_dir(open).expect("its descriptors").flatten();
+    let open: Vec<_> = open.filter_map(|fd| std::fs::read_link(fd.path()).ok()).collect();
+    assert!(open.contains(&PathBuf::from("/dev/fuse")), "not all are seen: {open:?}");
+    assert!(!open.contains(&lock), "the daemon holds what was left open: {open:?}");
+    mount.unmount();
+}
+
+#[test]
 fn relative_paths_mean_the_folder_of_the_start() {
     let case = Case::unpack("qmpbackup-partial");
     let mount = Mount::prepare(User::Own);
