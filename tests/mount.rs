@@ -14,6 +14,7 @@ mod common;
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Signal, kill_process};
@@ -258,6 +259,28 @@ fn the_log_goes_to_the_file_that_is_named() {
     View::walk(mount.point());
     mount.unmount();
     assert!(!std::fs::read_to_string(&log).expect("the log").trim().is_empty(), "an empty log");
+}
+
+#[test]
+fn whoever_has_no_syslog_is_told_how_to_keep_the_log() {
+    let case = Case::unpack("qmpbackup-partial");
+    let folder = scratch();
+    let log = folder.path().join("log");
+    let name = log.to_str().expect("a plain path");
+    let takes = |socket: &str| {
+        let datagram = UnixDatagram::unbound().and_then(|from| from.connect(socket));
+        datagram.is_ok() || UnixStream::connect(socket).is_ok()
+    };
+    let has_syslog = ["/dev/log", "/var/run/syslog", "/var/run/log"].into_iter().any(takes);
+    let note = "qcowfs: note: there is no syslog here; say --log-file FILE to keep the reasons of \
+                read errors\n";
+    let told = if has_syslog { "" } else { note };
+    for (options, told) in [(&[][..], told), (&["--log-file", name], "")] {
+        let mount = Mount::prepare(User::Own);
+        assert_eq!(mount.command(&case.backups(), options).ok().stderr, told, "{options:?}");
+        mount.must_be_up();
+        mount.unmount();
+    }
 }
 
 #[test]
