@@ -12,6 +12,7 @@
 
 mod common;
 
+use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
@@ -69,6 +70,22 @@ fn an_ordinary_user_reads_every_checkpoint() {
     }
     theirs.mount.unmount();
     before.must_still_hold(&theirs.case.backups());
+}
+
+#[test]
+fn an_entry_that_cannot_be_looked_at_is_named_and_hides_nothing_else() {
+    let case = Case::unpack("qmpbackup-partial");
+    let shut = case.backups().join("shut");
+    std::fs::create_dir(&shut).expect("a folder");
+    std::fs::write(shut.join("disk.qcow2"), "").expect("a file");
+    // To be listed, but not to be entered: `stat` fails for what is in it.
+    std::fs::set_permissions(&shut, Permissions::from_mode(0o444)).expect("mode 444");
+    give(&case.folder(), User::Ordinary);
+    let listing = Mount::prepare(User::Ordinary).qcowfs().arg("ls").arg(case.backups()).ok();
+    let said = listing.text();
+    std::fs::set_permissions(&shut, Permissions::from_mode(0o755)).expect("mode 755");
+    assert!(said.contains("not shown: \"shut/disk.qcow2\": it cannot be looked at"), "{said}");
+    assert!(said.contains("vm-root.qcow2"), "the rest is not shown: {said}");
 }
 
 #[test]

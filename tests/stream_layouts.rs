@@ -101,7 +101,9 @@ fn one<'a>(view: &'a [(String, Info)], checkpoint: &str) -> &'a Info {
 fn the_tenth_increment_comes_after_the_ninth() {
     let folder = Folder::new();
     folder.full("vda");
-    (1..=11).for_each(|number| drop(folder.inc("vda", number)));
+    for number in 1..=11 {
+        folder.inc("vda", number);
+    }
     let view = folder.view();
     assert_eq!(parent(&view, "vda/virtnbdbackup.10"), Some("virtnbdbackup.9"));
     assert_eq!(view[10].0, "vda/virtnbdbackup.10");

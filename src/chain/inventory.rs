@@ -261,6 +261,7 @@ impl Inventory {
                     }
                     EntryKind::Link => self.skip(&path, "a symbolic link is never followed"),
                     EntryKind::Other => self.skip(&path, "neither a file nor a folder"),
+                    EntryKind::Unreadable => self.skip(&path, "it cannot be looked at"),
                 }
             }
         }

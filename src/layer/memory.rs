@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::Layer;
+use super::{Layer, USUAL_GRANULARITY};
 use crate::error::{Error, Result};
 use crate::extent::{Extent, Fault, GuestOffset, HostOffset, Slot, Word, Words};
 
@@ -16,6 +16,7 @@ use crate::extent::{Extent, Fault, GuestOffset, HostOffset, Slot, Word, Words};
 pub struct MemoryLayer {
     path: PathBuf,
     size: u64,
+    granularity: u64,
     extents: Vec<Extent>,
     bytes: Vec<u8>,
     unreadable: AtomicBool,
@@ -56,11 +57,18 @@ impl MemoryLayer {
         Ok(Self {
             path: path.into(),
             size,
+            granularity: USUAL_GRANULARITY,
             extents,
             bytes,
             unreadable: AtomicBool::new(false),
             asked: AtomicU64::new(0),
         })
+    }
+
+    /// The same layer with another [`Layer::granularity`] than 64 KiB.
+    #[must_use]
+    pub fn with_granularity(self, granularity: u64) -> Self {
+        Self { granularity, ..self }
     }
 
     /// From now on the tables of this layer can be read, or not.
@@ -104,6 +112,10 @@ impl Layer for MemoryLayer {
 
     fn virtual_size(&self) -> u64 {
         self.size
+    }
+
+    fn granularity(&self) -> u64 {
+        self.granularity
     }
 
     fn words(&self, words: &mut Words) {

@@ -17,6 +17,9 @@ pub use memory::{Disordered, MemoryLayer};
 use crate::error::Result;
 use crate::extent::{GuestOffset, Slot, Words};
 
+/// The cluster size of most qcow2 images; raw increments are copied in such units, too.
+const USUAL_GRANULARITY: u64 = 64 << 10;
+
 /// One layer of a chain.
 pub trait Layer: Send + Sync {
     /// The file's path within the source folder, for messages.
@@ -24,6 +27,13 @@ pub trait Layer: Send + Sync {
 
     /// Bytes of the virtual disk, as this layer knows it.
     fn virtual_size(&self) -> u64;
+
+    /// Bytes of the finest extent that this layer can speak of, where that is known: it decides how
+    /// much of the disk a map takes in at a time. What is cut finer is served as well, in more
+    /// memory.
+    fn granularity(&self) -> u64 {
+        USUAL_GRANULARITY
+    }
 
     /// Says what this layer holds in `words.range()`, which may reach past the virtual size (the
     /// map cuts there). A table that cannot be read becomes [`crate::extent::Fault::Unreadable`]

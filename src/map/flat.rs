@@ -12,7 +12,7 @@ use super::overlay::Laid;
 use super::piece::{Piece, Resolved};
 use super::said::Said;
 use super::trunk::{Place, Trunk, Trunks};
-use super::{Node, NodeId, NotATree, REGION};
+use super::{Node, NodeId, NotATree, region_for};
 use crate::extent::{Fault, Word, Words};
 use crate::layer::Layer;
 
@@ -37,9 +37,11 @@ struct Gathered {
 }
 
 impl ChainMap {
-    /// The map of one or more trees. Parents come before their children.
+    /// The map of one or more trees. Parents come before their children. The finer one of the
+    /// layers can be cut, the smaller are the regions.
     pub fn new(nodes: Vec<Node>, cache: Arc<MapCache>) -> Result<Self, NotATree> {
-        Self::with_region(nodes, cache, REGION)
+        let region = region_for(nodes.iter().map(|node| node.layer.granularity()));
+        Self::with_region(nodes, cache, region)
     }
 
     /// [`Self::new`] with regions of another size, for tests of what happens at their boundaries.
@@ -83,8 +85,15 @@ impl ChainMap {
 
     /// A byte at or after `offset` before which a node reads as zeros: see [`Layer::empty_until`].
     pub fn empty_until(&self, node: NodeId, offset: u64) -> u64 {
-        let layers = self.line(node).map(|node| &self.layers[node.index()]);
-        layers.map(|layer| layer.empty_until(offset)).min().unwrap_or(offset)
+        let mut next = u64::MAX;
+        for node in self.line(node) {
+            next = next.min(self.layers[node.index()].empty_until(offset));
+            if next <= offset {
+                // No layer can say less.
+                return offset;
+            }
+        }
+        next
     }
 
     /// A node and all below it, downwards.

@@ -13,8 +13,9 @@ use quick_cache::sync::Cache;
 use rustix::fs::SeekFrom;
 
 use super::root::{FileStat, SourceRoot, file_stat};
-use super::{Allocation, AllocationState, Source, sys};
+use super::{Allocation, AllocationState, Source};
 use crate::error::{Error, Result};
+use crate::sys;
 
 /// Descriptors kept free for everything else: the FUSE device, folders, logs.
 const RESERVED_DESCRIPTORS: u64 = 64;

@@ -7,7 +7,6 @@
 mod local;
 mod memory;
 mod root;
-mod sys;
 
 use std::fmt;
 use std::ops::Range;

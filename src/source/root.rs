@@ -38,6 +38,17 @@ pub struct FileStat {
     pub gid: u32,
 }
 
+/// What is known of a file that `stat` fails for.
+const UNKNOWN: FileStat = FileStat {
+    id: (0, 0),
+    size: 0,
+    allocated: 0,
+    mtime: SystemTime::UNIX_EPOCH,
+    mode: 0,
+    uid: 0,
+    gid: 0,
+};
+
 /// What kind of thing a folder entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EntryKind {
@@ -49,6 +60,8 @@ pub enum EntryKind {
     Link,
     /// A device, pipe or socket, which is never opened.
     Other,
+    /// Something that `stat` fails for: its reason is in the log.
+    Unreadable,
 }
 
 /// An entry of a folder of the source.
@@ -58,7 +71,8 @@ pub struct FoundEntry {
     pub name: OsString,
     /// What it is.
     pub kind: EntryKind,
-    /// What `stat` says of it (of the link itself, not its target).
+    /// What `stat` says of it (of the link itself, not its target); nothing, and nobody may read
+    /// it, where that is [`EntryKind::Unreadable`].
     pub stat: FileStat,
 }
 
@@ -76,13 +90,17 @@ impl SourceRoot {
         &self.path
     }
 
-    /// The entries of a folder (an empty path is the root), in no order.
+    /// The entries of a folder (an empty path is the root), in no order. One that cannot be looked
+    /// at does not hide the others.
     pub fn list(&self, folder: &Path) -> Result<Vec<FoundEntry>> {
         let fail = |e: rustix::io::Errno| Error::io(self.shown(folder), e);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = self.openat2(folder, flags).map_err(fail)?;
         let mut found = Vec::new();
-        for entry in Dir::read_from(&fd).map_err(fail)? {
+        // Not `read_from`: that opens the folder once more, for which a right to list it does not
+        // suffice.
+        let listed = fd.try_clone().map_err(|e| Error::io(self.shown(folder), e))?;
+        for entry in Dir::new(listed).map_err(fail)? {
             let entry = entry.map_err(fail)?;
             let name = entry.file_name();
             if matches!(name.to_bytes(), b"." | b"..") {
@@ -92,7 +110,12 @@ impl SourceRoot {
                 Ok(stat) => stat,
                 // Gone since the folder was read: as if it had never been there.
                 Err(rustix::io::Errno::NOENT) => continue,
-                Err(e) => return Err(fail(e)),
+                Err(e) => {
+                    let name = OsString::from_vec(name.to_bytes().to_vec());
+                    log::warn!("{}: {e}", folder.join(&name).display());
+                    found.push(FoundEntry { name, kind: EntryKind::Unreadable, stat: UNKNOWN });
+                    continue;
+                }
             };
             let kind = match FileType::from_raw_mode(stat.st_mode) {
                 FileType::RegularFile => EntryKind::File,
