@@ -692,7 +692,7 @@ impl Drop for Nbd {
 #[test]
 fn files_of_other_formats_are_no_disks_whatever_their_names() {
     let source = Source::new();
-    source.text("a.img", "KDMV...").text("b.raw", "meta 00").text("uuid", "x").text("c.log", "y");
+    source.text("a.img", "KDMV...").text("b.raw", "conectix").text("uuid", "x").text("c.log", "y");
     source.raw("empty.raw", 0);
     assert!(source.view().order().is_empty());
 }
