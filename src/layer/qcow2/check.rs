@@ -1,0 +1,240 @@
+//! Whether everything is there, and is what it must be, that a reader may ever reach in an image:
+//! the tables of its own state and of every snapshot, every cluster within the virtual disk, and
+//! what compressed clusters unpack to. Uncompressed clusters are read, for only that finds what
+//! the medium has lost; what their bytes should be nobody can tell.
+//!
+//! Trees of snapshots share most of their tables and clusters. So the trees are walked side by
+//! side, index by index of their L1 tables: what several of them have in the same place is looked
+//! at once, and only what is known of one L1 index is kept at a time.
+
+mod cluster_set;
+mod clusters;
+mod faults;
+mod reads;
+#[cfg(test)]
+mod tests;
+mod trees;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use self::cluster_set::ClusterSet;
+use self::clusters::Clusters;
+use self::trees::{DiskOf, Entry, Tree};
+use super::bitmap::read_bitmaps;
+use super::image::Qcow2Image;
+use super::snapshot::{Snapshot, read_snapshots};
+use super::table::{Decoder, TableAt};
+use crate::error::{Error, Result};
+use crate::layer::findings::Findings;
+use crate::source::Source;
+
+/// Where the header has its incompatible features.
+const FEATURES_AT: u64 = 72;
+
+/// What a check of an image found.
+#[derive(Debug, Default)]
+pub struct ImageCheck {
+    /// All that is wrong; offsets are those of the image file.
+    pub findings: Findings,
+    /// Whether damage reaches the image's own state.
+    pub active: bool,
+    /// The snapshots that damage reaches, by their numbers in the table.
+    pub snapshots: BTreeSet<usize>,
+}
+
+impl ImageCheck {
+    fn spoil(&mut self, disk: DiskOf) {
+        match disk {
+            DiskOf::Active => self.active = true,
+            DiskOf::Snapshot(number) => {
+                self.snapshots.insert(number);
+            }
+        }
+    }
+}
+
+/// Checks an image with all its snapshots. `tick` is told of bytes that were read.
+///
+/// Memory: a few buffers of a cluster each, and a few bits for each cluster of the file.
+pub fn check_image(image: &Qcow2Image, tick: &dyn Fn(u64)) -> ImageCheck {
+    let mut check = ImageCheck::default();
+    check_flags(image, &mut check.findings);
+    let trees = trees(image, &mut check);
+    let mut walk = Walk::new(image, &trees);
+    walk.check_l1_tables(&mut check);
+    walk.check_l2_tables(&mut check, tick);
+    check
+}
+
+fn check_flags(image: &Qcow2Image, findings: &mut Findings) {
+    let header = image.header();
+    if header.is_corrupt() {
+        let what = "QEMU marked this image as corrupt: what is read may be wrong";
+        findings.warning(FEATURES_AT, what);
+    }
+    if header.is_dirty() {
+        let what = "it was not closed properly (dirty): reading is none the worse for it";
+        findings.warning(FEATURES_AT, what);
+    }
+    // A reader needs no bitmap.
+    match read_bitmaps(image.file().as_ref(), header) {
+        Ok(_) => {}
+        Err(Error::Corrupt { offset, what, .. }) => findings.warning(offset, what),
+        Err(e) => findings.warning(None, format!("its bitmaps cannot be read: {e}")),
+    }
+}
+
+/// The trees whose L1 tables can be looked for.
+fn trees(image: &Qcow2Image, check: &mut ImageCheck) -> Vec<Tree> {
+    let file = image.file().as_ref();
+    let mut trees = vec![Tree::active(image)];
+    let snapshots = read_snapshots(file, image.header()).unwrap_or_else(|e| {
+        check.findings.error(&e);
+        Vec::new()
+    });
+    for (number, entry) in snapshots.into_iter().enumerate() {
+        match entry {
+            Ok(snapshot) => trees.push(Tree::of_snapshot(image, number, &snapshot)),
+            Err(defect) => {
+                check.findings.error(&defect.in_file(file.path()));
+                check.snapshots.insert(number);
+            }
+        }
+    }
+    trees
+}
+
+/// An L2 table up to the end of the disk that it maps: trees that share both share all of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct TableUse {
+    table: u64,
+    /// Where the disk, or the reach of the table, ends.
+    end: u64,
+}
+
+/// One image on its way through a check.
+struct Walk<'a> {
+    image: &'a Qcow2Image,
+    decoder: Decoder,
+    trees: &'a [Tree],
+    /// Clusters of the header, the L1 tables, the table of snapshots.
+    roots: ClusterSet,
+    /// Clusters of the L2 tables.
+    tables: ClusterSet,
+}
+
+impl<'a> Walk<'a> {
+    fn new(image: &'a Qcow2Image, trees: &'a [Tree]) -> Self {
+        let (len, bits) = (image.file().len(), image.header().cluster_bits);
+        let mut roots = ClusterSet::new(len, bits);
+        roots.insert(0);
+        if image.header().snapshot_count > 0 {
+            roots.insert(image.header().snapshots_offset);
+        }
+        for tree in trees {
+            roots.insert_range(tree.l1_range());
+        }
+        let tables = ClusterSet::new(len, bits);
+        Self { image, decoder: image.decoder(), trees, roots, tables }
+    }
+
+    fn file(&self) -> &dyn Source {
+        self.image.file().as_ref()
+    }
+
+    /// Checks the L1 tables, and learns where the L2 tables are.
+    fn check_l1_tables(&mut self, check: &mut ImageCheck) {
+        let len = self.file().len();
+        for tree in self.trees.iter().filter(|tree| tree.is_cut()) {
+            check.findings.damage(
+                tree.l1_range().end.max(tree.l1_offset),
+                format!(
+                    "the L1 table of {}, at {}, ends past the end of the file ({len} bytes; \
+                     truncated?)",
+                    tree.disk, tree.l1_offset
+                ),
+            );
+            check.spoil(tree.disk);
+        }
+        let (file, trees) = (self.image.file().as_ref(), self.trees);
+        trees::each_index(file, trees, |entries| match entries {
+            Ok(entries) => self.check_l1_entries(entries, check),
+            Err((tree, e)) => {
+                check.findings.error(&e);
+                check.spoil(tree.disk);
+            }
+        });
+    }
+
+    /// Checks what the L1 tables have at one index.
+    fn check_l1_entries(&mut self, entries: &[Entry<'_>], check: &mut ImageCheck) {
+        let mut tables = BTreeMap::new();
+        for entry in entries {
+            let at = entry.offset();
+            match self.decoder.l1_entry(entry.value) {
+                TableAt::Nowhere => {}
+                TableAt::Bad(fault) => {
+                    let what = format!(
+                        "the L1 entry for byte {} of {} says {:#x}: {fault}",
+                        entry.index * self.decoder.geometry.table_reach(),
+                        entry.tree.disk,
+                        entry.value
+                    );
+                    check.findings.damage(at, what);
+                    check.spoil(entry.tree.disk);
+                }
+                TableAt::Offset(table) if self.roots.contains(table) => {
+                    let what = format!(
+                        "an L1 entry of {} says that its L2 table is at {table}, where the header \
+                         or another table is",
+                        entry.tree.disk
+                    );
+                    check.findings.damage(at, what);
+                    check.spoil(entry.tree.disk);
+                }
+                TableAt::Offset(table) => {
+                    tables.entry(table).or_insert(at);
+                }
+            }
+        }
+        for (table, at) in tables {
+            if !self.tables.insert(table) {
+                let what = format!("the L2 table at {table} is that of another part, too");
+                check.findings.warning(at, what);
+            }
+        }
+    }
+
+    /// Checks all L2 tables and what they lead to.
+    fn check_l2_tables(&self, check: &mut ImageCheck, tick: &dyn Fn(u64)) {
+        let mut clusters = Clusters::new(self.image, &self.roots, &self.tables, tick);
+        trees::each_index(self.file(), self.trees, |entries| {
+            // The errors are known.
+            let Ok(entries) = entries else { return };
+            let uses = self.uses(entries);
+            clusters.start_index(uses.len());
+            for (table, trees) in uses {
+                let base = entries.first().map_or(0, |entry| entry.index)
+                    * self.decoder.geometry.table_reach();
+                if clusters.check_table(table, base, &mut check.findings) {
+                    trees.into_iter().for_each(|disk| check.spoil(disk));
+                }
+            }
+        });
+    }
+
+    /// The sound tables of one index, each with the disks that use it.
+    fn uses(&self, entries: &[Entry<'_>]) -> BTreeMap<TableUse, Vec<DiskOf>> {
+        let reach = self.decoder.geometry.table_reach();
+        let mut uses: BTreeMap<TableUse, Vec<DiskOf>> = BTreeMap::new();
+        for entry in entries {
+            if let TableAt::Offset(table) = self.decoder.l1_entry(entry.value)
+                && !self.roots.contains(table)
+            {
+                let end = ((entry.index + 1) * reach).min(entry.tree.virtual_size);
+                uses.entry(TableUse { table, end }).or_default().push(entry.tree.disk);
+            }
+        }
+        uses
+    }
+}
