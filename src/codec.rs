@@ -1,8 +1,11 @@
-//! Decompression into buffers of known size: raw deflate and zstd.
+//! Decompression into buffers of known size: raw deflate and zstd; lz4 frames, block by block.
 //!
 //! The output is never longer than the caller's buffer, whatever the input claims, and never
 //! shorter: an input that ends before is an error. What follows in the input is ignored, for the
 //! sizes of packed clusters are rounded up to sectors.
+
+pub mod lz4;
+pub mod xxh32;
 
 use std::cell::RefCell;
 

@@ -55,6 +55,8 @@ pub enum Fault {
     DataFileOffset,
     /// A cluster is flagged as zeros in a qcow2 image of version 2, which has no such flag.
     ZeroInVersion2,
+    /// The frames of a stream contradict each other, or the stream is cut.
+    Frames,
 }
 
 impl fmt::Display for Fault {
@@ -67,6 +69,7 @@ impl fmt::Display for Fault {
             Self::PackedInDataFile => "a compressed cluster is claimed in an external data file",
             Self::DataFileOffset => "a cluster of the data file does not lie at its guest offset",
             Self::ZeroInVersion2 => "a zero cluster is claimed in an image of version 2",
+            Self::Frames => "its frames contradict each other, or are not all there (truncated?)",
         })
     }
 }

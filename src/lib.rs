@@ -14,8 +14,8 @@
 //! | [`chain`]  | found files -> trees of checkpoints, with the evidence for each link         |
 //! | [`layout`] | the rules of each backup tool: names and sidecars                            |
 //! | [`map`]    | the flattened maps of a whole chain, region by region                        |
-//! | [`layer`]  | one file -> what it says about a range: qcow2, raw                           |
-//! | [`codec`]  | deflate, zstd                                                                |
+//! | [`layer`]  | one file -> what it says about a range: qcow2, sparse stream, raw            |
+//! | [`codec`]  | deflate, zstd, lz4                                                           |
 //! | [`source`] | read-only bytes of the files beneath the source folder                       |
 //! | [`extent`] | ranges and what is said about them                                           |
 //! | [`error`]  | what can go wrong                                                            |

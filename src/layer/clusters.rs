@@ -1,8 +1,16 @@
 //! Decompressed clusters, kept for all readers within a bound of bytes.
+//!
+//! Clusters that can be unpacked by themselves live in a cache that evicts what is used least.
+//! Such a cache drops what is new and was used once before anything else. But who unpacks a chunk
+//! block after block needs exactly the newest block for the next one: so blocks first pass
+//! through a queue, which drops none of them before it was overtaken by many others.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
@@ -22,9 +30,52 @@ pub struct ClusterKey {
     pub token: u64,
 }
 
+impl ClusterKey {
+    /// A number that no other opened file has.
+    pub fn new_file() -> u64 {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// The part of all bytes that the queue has.
+const QUEUE_PART: u64 = 8;
+/// The longest queue: it is searched from end to end.
+const QUEUE_LENGTH: usize = 128;
+
 /// A bounded cache of decompressed clusters, shared by all layers and threads.
 pub struct ClusterCache {
     clusters: Cache<ClusterKey, Arc<[u8]>, Bytes>,
+    newest: Mutex<Queue>,
+}
+
+/// The newest blocks, in the order they came.
+struct Queue {
+    blocks: VecDeque<(ClusterKey, Arc<[u8]>)>,
+    bytes: u64,
+    capacity: u64,
+}
+
+impl Queue {
+    fn get(&self, key: &ClusterKey) -> Option<Arc<[u8]>> {
+        let mut blocks = self.blocks.iter().rev();
+        blocks.find(|(of, _)| of == key).map(|(_, block)| Arc::clone(block))
+    }
+
+    fn push(&mut self, key: ClusterKey, block: Arc<[u8]>) {
+        self.bytes += block.len() as u64;
+        self.blocks.push_back((key, block));
+    }
+
+    /// The oldest block, if there are too many.
+    fn overtaken(&mut self) -> Option<(ClusterKey, Arc<[u8]>)> {
+        if self.bytes <= self.capacity && self.blocks.len() <= QUEUE_LENGTH {
+            return None;
+        }
+        let oldest = self.blocks.pop_front()?;
+        self.bytes -= oldest.1.len() as u64;
+        Some(oldest)
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +91,9 @@ impl ClusterCache {
     /// A cache of at most `bytes` bytes of clusters. A cluster larger than that is handed out
     /// but not kept.
     pub fn new(bytes: u64) -> Self {
+        let capacity = bytes / QUEUE_PART;
+        let queue = Queue { blocks: VecDeque::new(), bytes: 0, capacity };
+        let bytes = bytes - capacity;
         // Each shard has its part of the bytes and must have room for a few of the largest.
         let shards = usize::try_from(bytes / (4 * LARGEST_CLUSTER)).unwrap_or(64).clamp(1, 64);
         let shards = 1 << shards.ilog2();
@@ -56,7 +110,22 @@ impl ClusterCache {
             // Only without the two sizes that are given above.
             Err(_) => Cache::with_weighter(items, bytes, Bytes),
         };
-        Self { clusters }
+        Self { clusters, newest: Mutex::new(queue) }
+    }
+
+    /// The block, if it is kept.
+    pub fn get(&self, key: &ClusterKey) -> Option<Arc<[u8]>> {
+        let newest = self.newest.lock().get(key);
+        newest.or_else(|| self.clusters.get(key))
+    }
+
+    /// Keeps a block that was not kept: the next ones may need it to be unpacked.
+    pub fn insert(&self, key: ClusterKey, block: Arc<[u8]>) {
+        let mut newest = self.newest.lock();
+        newest.push(key, block);
+        while let Some((key, block)) = newest.overtaken() {
+            self.clusters.insert(key, block);
+        }
     }
 
     /// The cluster from the cache, or else from `unpack`, which runs without any lock: only who
@@ -69,15 +138,16 @@ impl ClusterCache {
         self.clusters.get_or_insert_with(&key, unpack)
     }
 
-    /// Bytes of the clusters that are kept just now.
+    /// Bytes of the clusters and blocks that are kept just now.
     pub fn bytes(&self) -> u64 {
-        self.clusters.weight()
+        self.newest.lock().bytes + self.clusters.weight()
     }
 }
 
 impl fmt::Debug for ClusterCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ClusterCache({} of {} bytes)", self.bytes(), self.clusters.capacity())
+        let capacity = self.newest.lock().capacity + self.clusters.capacity();
+        write!(f, "ClusterCache({} of {capacity} bytes)", self.bytes())
     }
 }
 
@@ -132,6 +202,37 @@ mod tests {
                 let len = if token % 3 == 0 { 2 << 20 } else { 4096 };
                 cache.get_or_try_insert_with(key(token), || Ok(cluster(0, len))).unwrap();
                 assert!(cache.bytes() <= bound, "{} of {bound}", cache.bytes());
+            }
+        }
+    }
+
+    #[test]
+    fn the_bound_holds_for_blocks_too() {
+        for bound in [0, 1 << 20, 8 << 20, 64 << 20] {
+            let cache = ClusterCache::new(bound);
+            for token in 0..400 {
+                let len = if token % 7 == 0 { 4 << 20 } else { 64 << 10 };
+                cache.insert(key(token), cluster(0, len));
+                assert!(cache.bytes() <= bound, "{} of {bound}", cache.bytes());
+            }
+        }
+    }
+
+    #[test]
+    fn a_new_block_outlives_many_others_in_a_full_cache() {
+        let cache = ClusterCache::new(64 << 20);
+        // What was used again is worth more to the cache than what is new.
+        for token in 0..1000 {
+            cache.insert(key(token), cluster(0, 64 << 10));
+            assert!(cache.get(&key(token)).is_some());
+        }
+        for _ in 0..3 {
+            (0..1000).for_each(|token| drop(cache.get(&key(token))));
+        }
+        for token in 2000..3000 {
+            cache.insert(key(token), cluster(1, 64 << 10));
+            for recent in (token - 50).max(2000)..=token {
+                assert!(cache.get(&key(recent)).is_some(), "{recent} of {token}");
             }
         }
     }

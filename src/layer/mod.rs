@@ -7,6 +7,7 @@ pub mod clusters;
 pub mod findings;
 pub mod qcow2;
 pub mod raw;
+pub mod stream;
 
 mod memory;
 

@@ -43,6 +43,7 @@ impl Content {
             Fault::PackedInDataFile => 4,
             Fault::DataFileOffset => 5,
             Fault::ZeroInVersion2 => 6,
+            Fault::Frames => 7,
         };
         Self((FAULT << TAG_SHIFT) | code)
     }
@@ -61,6 +62,7 @@ impl Content {
                 4 => Fault::PackedInDataFile,
                 5 => Fault::DataFileOffset,
                 6 => Fault::ZeroInVersion2,
+                7 => Fault::Frames,
                 _ => Fault::Unreadable,
             }),
         }
@@ -124,6 +126,8 @@ mod tests {
             Fault::Subclusters,
             Fault::PackedInDataFile,
             Fault::DataFileOffset,
+            Fault::ZeroInVersion2,
+            Fault::Frames,
         ];
         let words = [
             Word::Below,

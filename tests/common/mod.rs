@@ -15,6 +15,7 @@ pub(crate) mod qcow2_writer;
 pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod source_state;
+pub(crate) mod stream_writer;
 pub(crate) mod truth;
 pub(crate) mod view;
 pub(crate) mod watch;

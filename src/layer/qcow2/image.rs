@@ -1,7 +1,6 @@
 //! An opened image: its header, its file, its data file, and how clusters are fetched from them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::bytes::{for_message, to_usize};
 use super::header::{Compression, Encryption, Header};
@@ -12,13 +11,11 @@ use crate::extent::{GuestOffset, HostOffset, Slot};
 use crate::layer::clusters::{ClusterCache, ClusterKey};
 use crate::source::Source;
 
-static NEXT_ID: AtomicU64 = AtomicU64::new(0);
-
 /// An image that can be read: not encrypted, with its data file if it needs one. Its layers (the
 /// active one and those of its snapshots) share it.
 #[derive(Debug)]
 pub struct Qcow2Image {
-    /// No other opened image has it: the key of its clusters in the cache.
+    /// The key of its clusters in the cache.
     id: u64,
     file: Arc<dyn Source>,
     header: Header,
@@ -56,7 +53,7 @@ impl Qcow2Image {
             }
             (Some(_), data_file) => data_file,
         };
-        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let id = ClusterKey::new_file();
         Ok(Arc::new(Self { id, file, header, data_file, cache }))
     }
 
