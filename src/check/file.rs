@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::checksum;
-use super::jobs::{Job, Known, lacks_its_magic};
+use super::jobs::{Job, Known, is_stream_file, lacks_its_magic};
 use super::meter::Meter;
 use super::reading::read_data;
 use super::spoiled::Spoiled;
@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::layer::clusters::ClusterCache;
 use crate::layer::findings::Findings;
 use crate::layer::qcow2::{Header, Qcow2Image, check_image, is_qcow2};
+use crate::layer::stream::{StreamMeta, check_stream};
 use crate::layout::names::PushName;
 use crate::layout::sidecar::DeclaredFormat;
 use crate::source::Source;
@@ -24,7 +25,7 @@ const SECTOR: u64 = 512;
 /// What came out of the check of one file.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
-    /// What kind of file it is: `qcow2`, `raw`, `data`, `unreadable`, `checksum`, `folder`, `other`.
+    /// What kind of file it is: `qcow2`, `raw`, `data`, `stream`, `unreadable`, `checksum`, `folder`, `other`.
     pub(super) kind: &'static str,
     pub(super) findings: Findings,
     pub(super) spoiled: Spoiled,
@@ -89,6 +90,11 @@ impl FileCheck<'_> {
                 if verifiable {
                     self.check_unreadable(reason);
                 }
+            }
+            // The seam: once the inventory knows streams, this arm is theirs, with their metadata.
+            Content::Foreign(_) if is_stream_file(self.file) => {
+                self.outcome.kind = "stream";
+                self.check_stream(was_read);
             }
             // Known to be no disk, or one of a format that is not read; only its checksum counts.
             Content::Plain | Content::Foreign(_) => self.outcome.kind = "other",
@@ -156,6 +162,26 @@ impl FileCheck<'_> {
         // Nothing is read twice: no cluster is worth keeping.
         let cache = Arc::new(ClusterCache::new(0));
         Qcow2Image::new(source(self.file)?, facts.header.clone(), data_file, cache)
+    }
+
+    fn check_stream(&mut self, was_read: bool) {
+        let Some(source) = self.file.source.clone() else { return };
+        let file: Arc<dyn Source> = source;
+        let (meta, check) = match StreamMeta::read(file.as_ref()) {
+            Ok(meta) => {
+                let check = check_stream(&file, &meta, &|bytes| self.meter.add(bytes));
+                (meta, check)
+            }
+            Err(e) => {
+                self.outcome.findings.error(&e);
+                self.outcome.spoiled.bytes = true;
+                return;
+            }
+        };
+        self.outcome.findings.extend(check.findings);
+        self.outcome.spoiled.active |= check.spoiled;
+        // What is compressed was read to be unpacked.
+        self.check_raw(was_read || meta.compression.is_some());
     }
 
     /// Reads it, if that was not done before.

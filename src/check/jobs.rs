@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use super::report::Ignored;
 use crate::chain::catalog::{Catalog, Checkpoint, CheckpointId};
 use crate::chain::inventory::{Content, FileId, FoundFile};
+use crate::layer::stream::is_stream;
 use crate::layout::names;
 use crate::layout::sidecar::DeclaredFormat;
+use crate::source::Source;
 
 /// What a checksum file has behind the name of its file.
 const CHECKSUM_ENDING: &[u8] = b".chksum";
@@ -63,6 +65,7 @@ impl Jobs {
             add_lost(catalog, &mut jobs);
         }
         add_checksums(catalog, whole, &mut jobs);
+        let listed: BTreeSet<FileId> = jobs.keys().copied().collect();
         let mut list: Vec<Job> = Vec::with_capacity(jobs.len());
         for (id, mut job) in jobs {
             let file = catalog.inventory.file(id);
@@ -78,7 +81,7 @@ impl Jobs {
                 if catalog.inventory.folders().contains_key(&path) {
                     let known = Some(Known::Folder(reason));
                     list.push(Job { path, known, ..Job::default() });
-                } else {
+                } else if !catalog.inventory.at(&path).is_some_and(|id| listed.contains(&id)) {
                     ignored.push(Ignored { path: path.to_string_lossy().into_owned(), reason });
                 }
             }
@@ -106,19 +109,28 @@ fn add_checkpoint(catalog: &Catalog, id: CheckpointId, jobs: &mut BTreeMap<FileI
     }
 }
 
-/// Files that are no restore point because they are damaged: nobody could tell what they are.
+/// Files that are no restore point because they are damaged, so that nobody could tell what they
+/// are; and streams, whose chains are not known.
 fn add_lost(catalog: &Catalog, jobs: &mut BTreeMap<FileId, Job>) {
     for (id, file) in catalog.inventory.files() {
         let lost = match file.content {
             // A checksum that cannot be read is spoken of with its file.
             Content::Unreadable(_) => checksum_of(&file.path).is_none(),
             Content::Plain => lacks_its_magic(catalog, file),
-            Content::Qcow2(_) | Content::Foreign(_) => false,
+            Content::Foreign(_) => is_stream_file(file) && !names::is_unfinished(file.name()),
+            Content::Qcow2(_) => false,
         };
         if lost {
             jobs.entry(id).or_default();
         }
     }
+}
+
+/// Whether a file begins as a sparse stream.
+pub(super) fn is_stream_file(file: &FoundFile) -> bool {
+    let mut start = [0; 16];
+    let read = file.source.as_ref().and_then(|source| source.read_at(0, &mut start).ok());
+    read.is_some_and(|got| is_stream(start.get(..got).unwrap_or_default()))
 }
 
 /// Whether a file has the name of a qcow2 image, and its bytes do not begin as one.
@@ -157,13 +169,12 @@ fn checksum_of(path: &Path) -> Option<PathBuf> {
 
 fn bytes(file: &FoundFile, job: &Job) -> u64 {
     let allocated = file.stat.allocated.min(file.stat.size);
-    match (&file.content, job.checksum) {
+    let sum = if job.checksum.is_some() { file.stat.size } else { 0 };
+    match &file.content {
+        Content::Qcow2(_) | Content::Foreign(_) => allocated.saturating_add(sum),
         // Read once, for both.
-        (Content::Plain, Some(_)) => file.stat.size,
-        (Content::Qcow2(_), Some(_)) => allocated.saturating_add(file.stat.size),
-        (Content::Qcow2(_) | Content::Plain, None) if job.known.is_none() => allocated,
-        (_, Some(_)) => file.stat.size,
-        _ => 0,
+        Content::Plain => sum.max(if job.known.is_none() { allocated } else { 0 }),
+        Content::Unreadable(_) => sum,
     }
 }
 

@@ -39,7 +39,9 @@ mod tests {
             let sum = Cell::new(0);
             let tick = |bytes| sum.set(sum.get() + bytes);
             let meter = Meter::new(&tick, 100);
-            read.into_iter().for_each(|bytes| meter.add(bytes));
+            for bytes in read {
+                meter.add(bytes);
+            }
             drop(meter);
             assert_eq!(sum.get(), 100);
         }

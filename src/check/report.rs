@@ -42,7 +42,7 @@ pub struct Report {
     pub summary: Summary,
 }
 
-/// One file. Its `kind` is one of `qcow2`, `raw`, `data` (an external data file), `unreadable`,
+/// One file. Its `kind` is one of `qcow2`, `raw`, `data` (an external data file), `stream`, `unreadable`,
 /// `checksum` (a `.chksum` that says nothing, or of a file that is missing), `folder` (one that
 /// cannot be read), `other` (no disk, but it has a checksum).
 #[derive(Debug, Serialize)]

@@ -13,6 +13,9 @@ use crate::error::{Error, Result};
 use crate::tree::plan::Plan;
 use crate::tree::read_catalog;
 
+/// Of one file, for people: the first ones tell what happened.
+const MOST_PROBLEMS: usize = 20;
+
 /// Verify the backups: every file, every chain, every checksum
 ///
 /// Headers and tables are walked, every cluster that a restore point needs is read, compressed ones
@@ -94,22 +97,31 @@ fn text(report: &Report, quiet: bool) -> Vec<u8> {
         line(&mut out, &format!("not checked: {:?}: {}", ignored.path, ignored.reason));
     }
     let summary = &report.summary;
-    let mut sum = format!("{} checked, {} damaged", plural(summary.files, "file"), summary.damaged);
-    if summary.warnings > 0 {
-        sum += &format!(", {} with warnings", summary.warnings);
-    }
-    let points = plural(summary.checkpoints, "restore point");
-    line(&mut out, &format!("{sum}, {} of {points} spoiled", summary.spoiled));
+    let (files, points) =
+        (plural(summary.files, "file"), plural(summary.checkpoints, "restore point"));
+    let warnings = match summary.warnings {
+        0 => String::new(),
+        count => format!(", {count} with warnings"),
+    };
+    let (damaged, spoiled) = (summary.damaged, summary.spoiled);
+    let sum =
+        format!("{files} checked, {damaged} damaged{warnings}, {spoiled} of {points} spoiled");
+    line(&mut out, &sum);
     out.into_bytes()
 }
 
 fn print_file(out: &mut String, file: &FileReport, quiet: bool) {
     let state = if file.state == State::Damaged { "damaged" } else { "warning" };
     line(out, &format!("{}: {state}", file.path));
-    for problem in file.problems.iter().filter(|p| !quiet || p.severity == "damage") {
+    let told = || file.problems.iter().filter(|p| !quiet || p.severity == "damage");
+    for problem in told().take(MOST_PROBLEMS) {
         let mark = if problem.severity == "damage" { "" } else { "warning: " };
         let at = problem.offset.map(|offset| format!("at byte {offset}: ")).unwrap_or_default();
         line(out, &format!("    {mark}{at}{}", problem.what));
+    }
+    let more = told().count().saturating_sub(MOST_PROBLEMS);
+    if more > 0 {
+        line(out, &format!("    and {more} more: see --json"));
     }
     for (n, name) in file.spoils.iter().enumerate() {
         let start = if n == 0 { "spoils" } else { "      " };

@@ -58,11 +58,10 @@ impl Findings {
             Error::Unsupported { offset, what, .. } => {
                 self.damage(*offset, format!("unsupported: {what}"));
             }
-            Error::MissingLayer { what, .. } => self.damage(None, what),
             Error::Io { offset, source, .. } => {
                 self.damage(*offset, format!("it cannot be read: {source}"));
             }
-            Error::Usage(what) => self.damage(None, what),
+            Error::MissingLayer { what, .. } | Error::Usage(what) => self.damage(None, what),
         }
     }
 

@@ -15,16 +15,18 @@ mod reads;
 mod tests;
 mod trees;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use self::cluster_set::ClusterSet;
 use self::clusters::Clusters;
+use self::faults::the_same_with;
 use self::trees::{DiskOf, Entry, Tree};
 use super::bitmap::read_bitmaps;
 use super::image::Qcow2Image;
 use super::snapshot::{Snapshot, read_snapshots};
 use super::table::{Decoder, TableAt};
 use crate::error::{Error, Result};
+use crate::extent::Fault;
 use crate::layer::findings::Findings;
 use crate::source::Source;
 
@@ -112,6 +114,15 @@ struct TableUse {
     end: u64,
 }
 
+/// The first of the L1 entries of a disk that have one fault, and how many there are.
+#[derive(Debug)]
+struct L1Fault {
+    at: u64,
+    index: u64,
+    value: u64,
+    count: u64,
+}
+
 /// One image on its way through a check.
 struct Walk<'a> {
     image: &'a Qcow2Image,
@@ -121,6 +132,7 @@ struct Walk<'a> {
     roots: ClusterSet,
     /// Clusters of the L2 tables.
     tables: ClusterSet,
+    faults: HashMap<(DiskOf, Fault), L1Fault>,
 }
 
 impl<'a> Walk<'a> {
@@ -135,7 +147,7 @@ impl<'a> Walk<'a> {
             roots.insert_range(tree.l1_range());
         }
         let tables = ClusterSet::new(len, bits);
-        Self { image, decoder: image.decoder(), trees, roots, tables }
+        Self { image, decoder: image.decoder(), trees, roots, tables, faults: HashMap::new() }
     }
 
     fn file(&self) -> &dyn Source {
@@ -164,6 +176,14 @@ impl<'a> Walk<'a> {
                 check.spoil(tree.disk);
             }
         });
+        let reach = self.decoder.geometry.table_reach();
+        for ((disk, fault), first) in std::mem::take(&mut self.faults) {
+            let L1Fault { at, index, value, count } = first;
+            let (guest, more) = (index * reach, the_same_with(count - 1));
+            let what = format!("the L1 entry for byte {guest} of {disk} says {value:#x}: {fault}");
+            check.findings.damage(at, what + &more);
+            check.spoil(disk);
+        }
     }
 
     /// Checks what the L1 tables have at one index.
@@ -174,14 +194,8 @@ impl<'a> Walk<'a> {
             match self.decoder.l1_entry(entry.value) {
                 TableAt::Nowhere => {}
                 TableAt::Bad(fault) => {
-                    let what = format!(
-                        "the L1 entry for byte {} of {} says {:#x}: {fault}",
-                        entry.index * self.decoder.geometry.table_reach(),
-                        entry.tree.disk,
-                        entry.value
-                    );
-                    check.findings.damage(at, what);
-                    check.spoil(entry.tree.disk);
+                    let first = L1Fault { at, index: entry.index, value: entry.value, count: 0 };
+                    self.faults.entry((entry.tree.disk, fault)).or_insert(first).count += 1;
                 }
                 TableAt::Offset(table) if self.roots.contains(table) => {
                     let what = format!(
@@ -217,7 +231,9 @@ impl<'a> Walk<'a> {
                 let base = entries.first().map_or(0, |entry| entry.index)
                     * self.decoder.geometry.table_reach();
                 if clusters.check_table(table, base, &mut check.findings) {
-                    trees.into_iter().for_each(|disk| check.spoil(disk));
+                    for disk in trees {
+                        check.spoil(disk);
+                    }
                 }
             }
         });

@@ -21,6 +21,7 @@
 //! payload, and the start of an increment's frame that moved into a gap.
 
 mod build;
+mod check;
 mod chunk;
 mod failure;
 mod frame;
@@ -32,6 +33,7 @@ mod meta;
 mod trailer;
 mod window;
 
+pub use check::{StreamCheck, check_stream};
 pub use frame::{FrameHeader, FrameKind, HEADER_LEN};
 pub use index::{Chunk, Index};
 pub use layer::StreamLayer;

@@ -60,11 +60,7 @@ impl Faults {
         for Seen { wrong, first, count } in self.0 {
             let what = describe(wrong, host_of(first.value, cluster_bits));
             let guest = first.guest;
-            let more = match count {
-                1 => String::new(),
-                2 => "; the same with another entry of this table".to_owned(),
-                _ => format!("; the same with {} more entries of this table", count - 1),
-            };
+            let more = the_same_with(count - 1);
             let what = format!("the L2 entry for byte {guest} of the disk: {what}{more}");
             if wrong == Wrong::Shared {
                 findings.warning(first.at, what);
@@ -74,6 +70,15 @@ impl Faults {
             }
         }
         damaged
+    }
+}
+
+/// Says how many other entries of a table have the same fault.
+pub(super) fn the_same_with(others: u64) -> String {
+    match others {
+        0 => String::new(),
+        1 => "; the same with another entry of this table".to_owned(),
+        _ => format!("; the same with {others} more entries of this table"),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::source::Source;
 const WINDOW: u64 = 64;
 
 /// Which disk of an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum DiskOf {
     /// The image's own state.
     Active,
