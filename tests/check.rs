@@ -20,7 +20,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use common::qcow2_editor::Editor;
+use common::qcow2_editor::{Editor, Entry};
 use common::report::root_or_skip;
 use common::run::{copy_of_qcowfs, scratch};
 use common::source_state::SourceState;
@@ -280,36 +280,42 @@ fn damage_of_a_base_reaches_every_branch_and_damage_of_a_branch_no_other() {
 }
 
 #[test]
-fn a_flipped_entry_is_found_whatever_bit_it_was() {
+fn a_flipped_offset_is_found_whatever_bit_it_was() {
     let case = Case::unpack("qmpbackup-new");
     let file = CHAIN[1];
     let path = case.backups().join(file);
-    let sound = Editor::open(&path).bytes;
-    for bit in 9..62 {
+    let sound = Editor::open(&path);
+    let entry = sound.first_data();
+    let data = sound.l2(&sound.l1()).into_iter().filter(|e| e.is_data()).map(Entry::offset);
+    let data: BTreeSet<u64> = data.collect();
+    let mut metadata = BTreeSet::from([0, sound.u64(40)]);
+    metadata.extend(sound.l1().into_iter().map(Entry::offset));
+    let spoiled = stands_on(&case.backups(), file);
+    for bit in 9..56 {
+        let flipped = entry.offset() ^ 1 << bit;
         let mut image = Editor::open(&path);
-        let entry = image.first_data();
         image.put(entry.at, entry.value ^ 1 << bit);
         image.save();
         let checked = Checked::of(&case.backups());
-        if bit >= 56 {
-            // Reserved, and nobody looks at it.
-            checked.nothing_damaged();
-        } else if image.first_data().offset().is_multiple_of(image.cluster())
-            && image.first_data().offset() < image.len()
-        {
-            // Into the midst of the file: on a cluster that another part has, or nobody, or a table.
-            let state = checked.file(file).state();
-            assert!(["ok", "warning", "damaged"].contains(&state));
+        let damage = |what| {
+            checked.only(file, &spoiled).says("damage", Some(entry.at), what);
+        };
+        if !flipped.is_multiple_of(sound.cluster()) {
+            damage("no multiple of the cluster size");
+        } else if flipped >= sound.len() {
+            damage("past the end of the file");
+        } else if metadata.contains(&flipped) {
+            damage("the header's, or one of a table");
         } else {
-            let what = if bit < 16 { "no multiple of the cluster size" } else { "past the end" };
-            checked.only(file, &stands_on(&case.backups(), file)).says(
-                "damage",
-                Some(entry.at),
-                what,
-            );
+            // On a cluster of another part of the disk; or on one that nobody has, which nobody can
+            // tell from the right one.
+            checked.nothing_damaged();
+            let wanted = if data.contains(&flipped) { "warning" } else { "ok" };
+            assert_eq!(checked.file(file).state(), wanted, "{flipped}");
         }
-        fs::write(&path, &sound).unwrap();
     }
+    sound.save();
+    Checked::of(&case.backups()).nothing_damaged();
 }
 
 #[test]
@@ -360,8 +366,9 @@ fn a_truncated_file_is_found_wherever_it_ends() {
     let table = image.l1()[0];
     for (len, at, what) in [
         // To nothing but the header: the rest of it may be a valid empty image.
-        (512, image.u64(40), "the L1 table of the disk"),
-        (image.u64(40), image.u64(40), "the L1 table of the disk"),
+        (512, 40, "past the end of the file"),
+        (image.u64(40), 40, "past the end of the file"),
+        (image.u64(40) + 8, table.at, "lies past the end"),
         (table.offset(), table.at, "lies past the end"),
         (table.offset() + 4096, table.offset() + 4096, "the file ends within the L2 table"),
         (last.offset(), last.at, "lies past the end of the file"),
@@ -388,7 +395,7 @@ fn a_damaged_header_is_found_at_its_field() {
         (0, 1, 0, "its name is that of a qcow2 image, but it does not begin as one"),
         (7, 64, 4, "qcow2 version 67"),
         (23, 128, 20, "clusters of 2^144 bytes"),
-        (42, 128, 40, "the L1 table"),
+        (42, 128, 40, "the L1 table of the disk is at 140737488551936, past"),
         (76, 1, 72, "unknown incompatible feature"),
     ] {
         let mut flipped = Editor::open(&path);
@@ -403,8 +410,11 @@ fn a_damaged_header_is_found_at_its_field() {
     // And what is not even a header any more.
     fs::write(&path, &image.bytes[..50]).unwrap();
     Checked::of(&case.backups()).only(file, &spoiled).says("damage", Some(50), "within its header");
+    // Of an empty file nobody knows what it was; the next increment lacks the one before it.
     fs::write(&path, b"").unwrap();
-    Checked::of(&case.backups()).only(file, &spoiled).says("damage", Some(0), "does not begin");
+    let checked = Checked::of(&case.backups());
+    assert_eq!(checked.in_state("damaged"), BTreeSet::from([file, CHAIN[2]]));
+    checked.file(file).says("damage", Some(0), "does not begin");
 }
 
 #[test]
@@ -611,9 +621,9 @@ fn what_cannot_be_opened_is_told() {
     let lost = ["disk.img", "disk.qcow2", "whatever"];
     for name in lost {
         fs::write(source.join(name), [7; 512]).unwrap();
-        fs::set_permissions(source.join(name), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(source.join(name), fs::Permissions::from_mode(0o000)).unwrap();
     }
-    fs::set_permissions(source.join("closed"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(source.join("closed"), fs::Permissions::from_mode(0o000)).unwrap();
     fs::set_permissions(&source, fs::Permissions::from_mode(0o755)).unwrap();
     let run = Run::new(program).args(["check", "--json"]).arg(&source).user(User::Ordinary);
     let run = run.outcome();

@@ -30,6 +30,8 @@ use crate::extent::Fault;
 use crate::layer::findings::Findings;
 use crate::source::Source;
 
+/// Where the header says where the L1 table is.
+const L1_AT: u64 = 40;
 /// Where the header has its incompatible features.
 const FEATURES_AT: u64 = 72;
 
@@ -61,8 +63,9 @@ impl ImageCheck {
 pub fn check_image(image: &Qcow2Image, tick: &dyn Fn(u64)) -> ImageCheck {
     let mut check = ImageCheck::default();
     check_flags(image, &mut check.findings);
-    let trees = trees(image, &mut check);
-    let mut walk = Walk::new(image, &trees);
+    let mut roots = ClusterSet::new(image.file().len(), image.header().cluster_bits);
+    let trees = trees(image, &mut roots, &mut check);
+    let mut walk = Walk::new(image, &trees, roots);
     walk.check_l1_tables(&mut check);
     walk.check_l2_tables(&mut check, tick);
     check
@@ -86,8 +89,29 @@ fn check_flags(image: &Qcow2Image, findings: &mut Findings) {
     }
 }
 
-/// The trees whose L1 tables can be looked for.
-fn trees(image: &Qcow2Image, check: &mut ImageCheck) -> Vec<Tree> {
+/// The trees of the image, and the clusters of the header and their L1 tables. A tree whose L1
+/// table overlaps another is left out: all that is left together is no larger than the file.
+fn trees(image: &Qcow2Image, roots: &mut ClusterSet, check: &mut ImageCheck) -> Vec<Tree> {
+    let header = image.header();
+    roots.insert(0);
+    if header.snapshot_count > 0 {
+        roots.insert(header.snapshots_offset);
+    }
+    let mut trees = all_trees(image, check);
+    trees.retain(|tree| {
+        let is_alone = roots.insert_range(tree.l1_range());
+        if !is_alone {
+            let (disk, at) = (tree.disk, tree.l1_offset);
+            let what = format!("the L1 table of {disk}, at {at}, overlaps another table");
+            check.findings.damage(at, what);
+            check.spoil(disk);
+        }
+        is_alone
+    });
+    trees
+}
+
+fn all_trees(image: &Qcow2Image, check: &mut ImageCheck) -> Vec<Tree> {
     let file = image.file().as_ref();
     let mut trees = vec![Tree::active(image)];
     let snapshots = read_snapshots(file, image.header()).unwrap_or_else(|e| {
@@ -136,17 +160,8 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    fn new(image: &'a Qcow2Image, trees: &'a [Tree]) -> Self {
-        let (len, bits) = (image.file().len(), image.header().cluster_bits);
-        let mut roots = ClusterSet::new(len, bits);
-        roots.insert(0);
-        if image.header().snapshot_count > 0 {
-            roots.insert(image.header().snapshots_offset);
-        }
-        for tree in trees {
-            roots.insert_range(tree.l1_range());
-        }
-        let tables = ClusterSet::new(len, bits);
+    fn new(image: &'a Qcow2Image, trees: &'a [Tree], roots: ClusterSet) -> Self {
+        let tables = ClusterSet::new(image.file().len(), image.header().cluster_bits);
         Self { image, decoder: image.decoder(), trees, roots, tables, faults: HashMap::new() }
     }
 
@@ -156,17 +171,19 @@ impl<'a> Walk<'a> {
 
     /// Checks the L1 tables, and learns where the L2 tables are.
     fn check_l1_tables(&mut self, check: &mut ImageCheck) {
-        let len = self.file().len();
         for tree in self.trees.iter().filter(|tree| tree.is_cut()) {
-            check.findings.damage(
-                tree.l1_range().end.max(tree.l1_offset),
-                format!(
-                    "the L1 table of {}, at {}, ends past the end of the file ({len} bytes; \
-                     truncated?)",
-                    tree.disk, tree.l1_offset
-                ),
-            );
-            check.spoil(tree.disk);
+            let (disk, at, len) = (tree.disk, tree.l1_offset, self.file().len());
+            if tree.l1_range().is_empty() {
+                let what = format!(
+                    "the L1 table of {disk} is at {at}, past the end of the file ({len} bytes; \
+                     truncated?)"
+                );
+                check.findings.damage((disk == DiskOf::Active).then_some(L1_AT), what);
+            } else {
+                let what = format!("the file ends within the L1 table of {disk} (truncated?)");
+                check.findings.damage(tree.l1_range().end, what);
+            }
+            check.spoil(disk);
         }
         let (file, trees) = (self.image.file().as_ref(), self.trees);
         trees::each_index(file, trees, |entries| match entries {

@@ -35,13 +35,15 @@ impl ClusterSet {
         }
     }
 
-    /// Adds all clusters that have a byte of this range.
-    pub(super) fn insert_range(&mut self, range: Range<u64>) {
+    /// Adds all clusters that have a byte of this range. False if one of them was in the set.
+    pub(super) fn insert_range(&mut self, range: Range<u64>) -> bool {
         let mut at = range.start;
+        let mut all_new = true;
         while at < range.end {
-            self.insert(at);
+            all_new &= self.insert(at);
             at = ((at >> self.cluster_bits) + 1) << self.cluster_bits;
         }
+        all_new
     }
 
     /// Whether the cluster that this byte is in was added.
@@ -72,11 +74,13 @@ mod tests {
     #[test]
     fn a_range_takes_its_first_and_its_last_cluster() {
         let mut set = ClusterSet::new(1 << 20, 9);
-        set.insert_range(512 * 3 + 1..512 * 5 + 1);
+        assert!(set.insert_range(512 * 3 + 1..512 * 5 + 1));
         let found: Vec<u64> = (0..10).filter(|n| set.contains(n * 512)).collect();
         assert_eq!(found, [3, 4, 5]);
-        set.insert_range(8 * 512..8 * 512);
+        assert!(set.insert_range(8 * 512..8 * 512));
         assert!(!set.contains(8 * 512));
+        assert!(!set.insert_range(5 * 512..7 * 512));
+        assert!(set.contains(6 * 512));
     }
 
     #[test]

@@ -212,9 +212,9 @@ fn what_a_cut_file_has_lost_is_found_at_its_end() {
         )
     );
     let (at, what) = cut(3 * 512);
-    assert_eq!(at, 3 * SMALL, "{what}");
-    assert!(what.starts_with("the L1 table of the disk, at 1536, ends past"), "{what}");
-    assert_eq!(cut(112).0, 3 * SMALL);
+    assert_eq!(at, 40, "{what}");
+    assert!(what.starts_with("the L1 table of the disk is at 1536, past the end"), "{what}");
+    assert_eq!(cut(112).0, 40);
     image.bytes.truncate(3 * 512 + 16);
     let list = found(check(image), true, &[]);
     let [entries, table] = &list[..] else { panic!("{list:?}") };
@@ -359,10 +359,12 @@ fn a_damaged_cluster_spoils_all_that_share_it_and_is_told_once() {
 fn a_snapshot_of_another_size_is_checked_up_to_its_own_end() {
     let mut image = three_tables();
     image.l2(4, 20, image.at(90));
-    let first = image.at(4);
-    image.l2(8, 0, first);
+    for l1 in [8, 9] {
+        let first = image.at(4);
+        image.l2(l1, 0, first);
+    }
     // The bad entry is the 21st: past the end of the first snapshot, not of the second.
-    add_snapshots(&mut image, &[(8, 1, 20 * SMALL), (8, 1, 21 * SMALL)]);
+    add_snapshots(&mut image, &[(8, 1, 20 * SMALL), (9, 1, 21 * SMALL)]);
     let list = found(check(image), true, &[1]);
     assert_eq!(list.len(), 1, "{list:?}");
 }
@@ -375,6 +377,17 @@ fn a_broken_entry_of_the_snapshot_table_spoils_that_snapshot() {
     let list = found(check(image), false, &[0]);
     assert_eq!(list[0].1, table, "{list:?}");
     assert!(list[0].2.starts_with("a snapshot's L1 table is at 4097"), "{list:?}");
+}
+
+#[test]
+fn l1_tables_that_overlap_are_damage_and_walked_once() {
+    let mut image = three_tables();
+    // The second has that of the first, the third that of the active disk.
+    add_snapshots(&mut image, &[(8, 3, 3 * REACH), (8, 2, 2 * REACH), (3, 3, 3 * REACH)]);
+    let list = found(check(image), false, &[1, 2]);
+    assert_eq!(list[0].1, 3 * SMALL);
+    let what = "the L1 table of snapshot 2, at 4096, overlaps another table";
+    assert_eq!((list[1].1, list[1].2.as_str()), (8 * SMALL, what));
 }
 
 #[test]
@@ -451,7 +464,7 @@ fn a_short_data_file_is_damage_of_the_image() {
     put_u64(&mut image.bytes, 72, 4);
     put(&mut image.bytes, 112, &extension(0x4441_5441, b"data"));
     for n in 0..4 {
-        image.l2(4, n, n * SMALL | (1 << 63));
+        image.l2(4, n, (n * SMALL) | (1 << 63));
     }
     let list = |len| {
         let data = Arc::new(MemoryFile::new("data", vec![0; len]));
