@@ -45,6 +45,31 @@ pub fn inflate_raw(input: &[u8], output: &mut [u8]) -> Result<(), String> {
     })
 }
 
+/// As [`inflate_raw`], and the stream must end where `output` does: what no writer does is a sign
+/// of damage, for a deflate stream has no checksum.
+///
+/// # Errors
+///
+/// A sentence without the file's name.
+pub fn inflate_raw_exactly(input: &[u8], output: &mut [u8]) -> Result<(), String> {
+    inflate_raw(input, output)?;
+    INFLATER.with_borrow_mut(|inflater| {
+        let used = usize::try_from(inflater.total_in()).unwrap_or(usize::MAX);
+        let rest = input.get(used..).unwrap_or_default();
+        // The mark of the end may not have been reached when the last byte came out.
+        let before = inflater.total_out();
+        let status = inflater.decompress(rest, &mut [0], FlushDecompress::Finish);
+        match status {
+            Ok(_) if inflater.total_out() > before => {
+                Err(format!("the deflate stream holds more than {} bytes", output.len()))
+            }
+            Ok(Status::StreamEnd) => Ok(()),
+            Ok(_) => Err(format!("the deflate stream is cut after its {} bytes", output.len())),
+            Err(e) => Err(format!("not a deflate stream: {e}")),
+        }
+    })
+}
+
 /// Fills `output` from the zstd frames (RFC 8878) at the start of `input`: one or several in a
 /// row. A frame that goes on once `output` is full is an error, as it is for QEMU.
 ///
@@ -139,6 +164,39 @@ mod tests {
         let e = inflate_raw(&packed[..packed.len() / 2], &mut out).unwrap_err();
         assert!(e.starts_with("the deflate stream is cut after"), "{e}");
         assert!(inflate_raw(&[], &mut out).is_err());
+    }
+
+    #[test]
+    fn an_exact_deflate_stream_ends_where_its_output_does_whatever_follows() {
+        for plain in [text(4096), vec![0; 4096], text(65_536), vec![7; 2 << 20]] {
+            let packed = deflated(&plain);
+            let mut out = vec![1; plain.len()];
+            inflate_raw_exactly(&packed, &mut out).unwrap();
+            assert!(out == plain);
+            inflate_raw_exactly(&[&packed[..], &[0xaa; 300]].concat(), &mut out).unwrap();
+            assert!(out == plain);
+        }
+    }
+
+    #[test]
+    fn an_inexact_deflate_stream_is_an_error() {
+        for plain in [text(4097), vec![0; 4097], text(70_000)] {
+            let e = inflate_raw_exactly(&deflated(&plain), &mut [1; 4096]).unwrap_err();
+            assert_eq!(e, "the deflate stream holds more than 4096 bytes");
+        }
+        let e = inflate_raw_exactly(&deflated(&text(4095)), &mut [1; 4096]).unwrap_err();
+        assert_eq!(e, "the deflate stream holds 4095 bytes instead of 4096");
+    }
+
+    #[test]
+    fn a_deflate_stream_that_lacks_its_end_mark_is_cut() {
+        // One stored block that is not the last, of one byte; no other block follows.
+        let packed = [0, 1, 0, 0xfe, 0xff, 42];
+        let mut out = [0];
+        inflate_raw(&packed, &mut out).unwrap();
+        assert_eq!(out, [42]);
+        let e = inflate_raw_exactly(&packed, &mut out).unwrap_err();
+        assert_eq!(e, "the deflate stream is cut after its 1 bytes");
     }
 
     #[test]

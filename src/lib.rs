@@ -8,6 +8,7 @@
 //! | [`mount`]  | mounting, unmounting, signals                                                |
 //! | [`fuse`]   | the kernel's requests: decode, call, reply                                   |
 //! | [`errno`]  | the one table from our errors to the kernel's numbers                        |
+//! | [`check`]  | every file verified, and the restore points that damage reaches             |
 //! | [`tree`]   | the folders, files and names of the view; inode numbers; info.json           |
 //! | [`view`]   | a checkpoint as a disk: read, seek to data or hole                           |
 //! | [`chain`]  | found files -> trees of checkpoints, with the evidence for each link         |
@@ -27,6 +28,7 @@
 //! per region, and then has the owning layer fetch each piece from its file ([`source`]).
 
 pub mod chain;
+pub mod check;
 pub mod cli;
 pub mod codec;
 pub mod errno;

@@ -364,7 +364,7 @@ impl Builder<'_> {
                 format!("it is a {name}, not an image; unpack it first")
             });
         }
-        if is_in_use(file) {
+        if file.is_in_use() {
             return Some(
                 "a running VM (or another QEMU process) has it open for writing: what is in it \
                  changes while it is read; stop the VM, or look at a backup of it"
@@ -386,15 +386,6 @@ impl Builder<'_> {
             _ => None,
         }
     }
-}
-
-/// Whether a QEMU process writes to it. An image that cannot tell is shown.
-fn is_in_use(file: &FoundFile) -> bool {
-    let asked = file.source.as_ref().map_or(Ok(false), |source| source.is_in_use());
-    asked.unwrap_or_else(|e| {
-        log::debug!("cannot tell whether a VM has it open: {e}");
-        false
-    })
 }
 
 /// The reason at the bottom of a chain of them: the one that counts.

@@ -340,6 +340,15 @@ impl FoundFile {
         self.path.parent().unwrap_or(Path::new(""))
     }
 
+    /// Whether a QEMU process has it open for writing. One that cannot be asked is not.
+    pub fn is_in_use(&self) -> bool {
+        let asked = self.source.as_ref().map_or(Ok(false), |source| source.is_in_use());
+        asked.unwrap_or_else(|e| {
+            log::debug!("cannot tell whether a VM has it open: {e}");
+            false
+        })
+    }
+
     /// Its qcow2 metadata, if that is what it is.
     pub fn qcow2(&self) -> Option<&QcowFacts> {
         match &self.content {

@@ -37,8 +37,11 @@ pub(super) fn place(linker: &mut Linker<'_>) {
     for (disk, mut members) in disks {
         members.sort_by_key(|member| (member.time, member.level));
         for (n, member) in members.iter().enumerate() {
-            let parent = parent_of(member, n, &members);
             let file = linker.inventory.file(member.id);
+            let parent = match &file.content {
+                Content::Unreadable(reason) => Parent::Missing(reason.clone()),
+                _ => parent_of(member, n, &members),
+            };
             let place = Place {
                 disk: disk.clone(),
                 label: label(file, member),
@@ -69,6 +72,19 @@ fn member(zones: &Zones, id: FileId, file: &FoundFile) -> Option<(OsString, Memb
             let parent = meta.parent_checkpoint.clone();
             let device = meta.disk_name.clone().into();
             Some((device, Member { id, level, checkpoint, parent, time, time_basis }))
+        }
+        // Its metadata are lost; its name still tells whose place it has.
+        Content::Unreadable(_) => {
+            let name = name?;
+            let tag = name.tag.as_ref().and_then(|tag| tag.to_str()).map(str::to_owned);
+            let checkpoint = match name.level {
+                StreamLevel::Full => Some("virtnbdbackup.0".to_owned()),
+                StreamLevel::Inc => tag,
+                StreamLevel::Copy | StreamLevel::Diff => None,
+            };
+            let (level, time, time_basis) = (name.level, file.stat.mtime, TimeBasis::Mtime);
+            let member = Member { id, level, checkpoint, parent: None, time, time_basis };
+            Some((name.device, member))
         }
         // A raw disk is saved as it is, under the same names.
         Content::Plain => {

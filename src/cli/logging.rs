@@ -28,6 +28,11 @@ pub(super) struct Verbosity {
 }
 
 impl Verbosity {
+    /// Whether only errors are wanted.
+    pub(super) fn is_quiet(self) -> bool {
+        self.quiet
+    }
+
     /// In `env_logger`'s language. What fuser says is seldom for users: it stays two steps behind.
     fn filters(self) -> &'static str {
         match (self.quiet, self.verbose) {

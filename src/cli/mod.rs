@@ -1,6 +1,7 @@
 //! The command line: options in, one clear line and an exit code out.
 
 mod background;
+mod check;
 mod logging;
 mod ls;
 mod mount;
@@ -40,14 +41,17 @@ Examples:
   qcowfs mount /backups /mnt/view        show it
   mount -o ro,loop,offset=1048576 /mnt/view/vm1/sda/latest/disk.img /mnt/files
   qcowfs umount /mnt/view                hide it again
+  qcowfs check /backups                  can they be relied on?
 
-Exit codes: 0 done, 1 failed (one line on the standard error says why), 2 wrong usage.";
+Exit codes: 0 done, 1 failed (one line on the standard error says why), 2 wrong usage.
+`check` exits with 1 as well where it found damage.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
     Mount(mount::MountArgs),
     Umount(umount::UmountArgs),
     Ls(LsArgs),
+    Check(check::CheckArgs),
 }
 
 /// List what a source holds: disks, restore points, and what is wrong with them
@@ -89,6 +93,10 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Command::Ls(args) => {
             logging::start(cli.verbosity, logging::Destination::Terminal)?;
             ls::run(args).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Check(args) => {
+            logging::start(cli.verbosity, logging::Destination::Terminal)?;
+            check::run(args, cli.verbosity)
         }
     }
 }

@@ -4,6 +4,7 @@
 //! business. Its words are put together by [`crate::map`].
 
 pub mod clusters;
+pub mod findings;
 pub mod qcow2;
 pub mod raw;
 pub mod stream;

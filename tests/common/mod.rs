@@ -11,6 +11,7 @@ pub(crate) mod content;
 pub(crate) mod corpus;
 pub(crate) mod mount;
 pub(crate) mod prng;
+pub(crate) mod qcow2_editor;
 pub(crate) mod qcow2_writer;
 pub(crate) mod report;
 pub(crate) mod run;

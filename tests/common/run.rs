@@ -188,6 +188,7 @@ fn package_of(program: &str) -> &str {
         "sfdisk" => "fdisk",
         "setfattr" => "attr",
         "mount" | "umount" | "losetup" => "mount",
+        "script" => "bsdutils",
         "setpriv" | "fallocate" => "util-linux",
         "sha256sum" | "cp" | "truncate" | "mkfifo" | "mknod" => "coreutils",
         "cmp" => "diffutils",

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 const CRLF: &[u8] = b"\r\n";
 
 /// How payloads are packed.
+#[allow(clippy::struct_excessive_bools, reason = "they are the flags of an lz4 frame")]
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Lz4 {
     /// Payloads of so many bytes and more are cut into chunks of that.

@@ -125,13 +125,31 @@ impl Qcow2Image {
         Packed::from_descriptor(descriptor, self.header.cluster_bits)
     }
 
-    /// The one cluster that a descriptor stands for. Its last sector may lie past the end of the
-    /// file, for sizes are rounded up.
-    fn unpack(&self, descriptor: u64) -> Result<Arc<[u8]>> {
+    /// The compressed bytes that a descriptor stands for, and where they start. The last sector
+    /// may lie past the end of the file, for sizes are rounded up.
+    fn packed_bytes(&self, descriptor: u64) -> Result<(u64, Vec<u8>)> {
         let Packed { offset, len } = self.packed(descriptor);
         let len = len.min(self.file.len().saturating_sub(offset));
-        let mut input = vec![0; to_usize(len)];
-        self.file.read_exact(offset, &mut input)?;
+        let mut bytes = vec![0; to_usize(len)];
+        self.file.read_exact(offset, &mut bytes)?;
+        Ok((offset, bytes))
+    }
+
+    /// Whether a descriptor stands for exactly one cluster. `cluster` has room for it; returns how
+    /// many bytes of the file were read.
+    pub(super) fn check_packed(&self, descriptor: u64, cluster: &mut [u8]) -> Result<u64> {
+        let (offset, input) = self.packed_bytes(descriptor)?;
+        match self.header.compression {
+            Compression::Deflate => codec::inflate_raw_exactly(&input, cluster),
+            Compression::Zstd => codec::unzstd(&input, cluster),
+        }
+        .map_err(|what| Defect::corrupt(offset, what).in_file(self.file.path()))?;
+        Ok(input.len() as u64)
+    }
+
+    /// The one cluster that a descriptor stands for.
+    fn unpack(&self, descriptor: u64) -> Result<Arc<[u8]>> {
+        let (offset, input) = self.packed_bytes(descriptor)?;
         let size = to_usize(self.header.cluster_size());
         let mut cluster: Arc<[u8]> = std::iter::repeat_n(0, size).collect();
         let output = Arc::make_mut(&mut cluster);

@@ -2,7 +2,8 @@
 //!
 //! [`Header`] is what the first cluster says. A [`Qcow2Image`] is an opened image with its data
 //! file; a [`Qcow2Layer`] is the disk that one L1 table of it maps: the active one or a
-//! snapshot's. Refcounts are never read: a reader needs none.
+//! snapshot's. [`check_image`] looks at all that these may ever reach. Refcounts are never read: a
+//! reader needs none.
 //!
 //! QEMU reads zeros past the end of a file, tables included, so that an image cut to its header
 //! opens as an empty disk. Here a table or a cluster that starts at or past the end is a
@@ -10,6 +11,7 @@
 
 mod bitmap;
 mod bytes;
+mod check;
 mod header;
 mod image;
 mod l1;
@@ -20,6 +22,7 @@ mod table;
 mod testimage;
 
 pub use bitmap::{Bitmap, read_bitmaps};
+pub use check::{ImageCheck, check_image};
 pub use header::{BitmapDirectory, Compression, Encryption, Header, is_qcow2};
 pub use image::Qcow2Image;
 pub use layer::Qcow2Layer;

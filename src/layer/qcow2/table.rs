@@ -174,6 +174,22 @@ pub(super) fn is_compressed(entry: u64) -> bool {
     entry & COMPRESSED != 0
 }
 
+/// The host offset that an L1 or L2 entry holds, whatever it is worth; of a compressed cluster,
+/// where its bytes start.
+pub(super) fn host_of(entry: u64, cluster_bits: u32) -> u64 {
+    if is_compressed(entry) {
+        Packed::from_descriptor(entry & (COMPRESSED - 1), cluster_bits).offset
+    } else {
+        entry & OFFSET
+    }
+}
+
+/// An L2 entry without the mark that its cluster has one owner: the same in all tables that share
+/// the cluster.
+pub(super) fn without_owner(entry: u64) -> u64 {
+    entry & !COPIED
+}
+
 /// What is said of the 32 parts of one cluster: bit n for part n, no bit above the 32nd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Subclusters {

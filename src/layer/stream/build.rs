@@ -142,9 +142,7 @@ impl Walk<'_> {
                 let what = "the trailer lists fewer payloads than there are";
                 return Err(Defect::corrupt(at, what).into());
             }
-            Some(Listed::One(packed)) => {
-                return Ok(push_chunk(&mut self.builder, range.start, len, at, packed.into())?);
-            }
+            Some(Listed::One(packed)) => return self.listed_payload(range, at, packed.into()),
             Some(Listed::Several { total, sizes }) => (total, sizes),
         };
         let sum = sizes.iter().copied().map(u64::from).sum::<u64>();
@@ -156,6 +154,32 @@ impl Walk<'_> {
         self.listed_chunks(range, at, &sizes)
     }
 
+    /// A payload of one size: one lz4 frame, or several in a row, which then say so.
+    fn listed_payload(&mut self, range: Range<u64>, at: u64, packed: u64) -> Result<u64, Failure> {
+        let len = range.end - range.start;
+        match self.content_size(at)? {
+            Some(size) if size < len => {
+                let end = self.walk_chunks(range, at)?;
+                if end == at.saturating_add(packed) {
+                    return Ok(end);
+                }
+                let what =
+                    format!("the trailer lists {packed} bytes for a payload of {}", end - at);
+                Err(Defect::corrupt(at, what).into())
+            }
+            _ => Ok(push_chunk(&mut self.builder, range.start, len, at, packed)?),
+        }
+    }
+
+    /// The unpacked size that the lz4 frame at `at` gives. A damaged header is the chunk's own
+    /// fault, told when it is read.
+    fn content_size(&mut self, at: u64) -> Result<Option<u64>, Failure> {
+        match lz4_walk::content_size(&mut self.window, at) {
+            Err(Failure::Defect(_)) => Ok(None),
+            other => other,
+        }
+    }
+
     fn listed_chunks(
         &mut self,
         range: Range<u64>,
@@ -165,12 +189,7 @@ impl Walk<'_> {
         let mut known = Vec::with_capacity(packed.len());
         let mut next = at;
         for size in packed {
-            known.push(match lz4_walk::content_size(&mut self.window, next) {
-                Ok(size) => size,
-                // The chunk's own fault, told when it is read.
-                Err(Failure::Defect(_)) => None,
-                Err(unreadable) => return Err(unreadable),
-            });
+            known.push(self.content_size(next)?);
             next = next.saturating_add((*size).into());
         }
         let len = range.end - range.start;

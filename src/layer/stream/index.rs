@@ -267,7 +267,9 @@ mod tests {
 
     fn index(ranges: &[(Range<u64>, Place)]) -> Index {
         let mut builder = IndexBuilder::default();
-        ranges.iter().for_each(|(range, place)| builder.push(range.clone(), *place));
+        for (range, place) in ranges {
+            builder.push(range.clone(), *place);
+        }
         builder.finish(Vec::new())
     }
 

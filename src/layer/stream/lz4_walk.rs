@@ -26,7 +26,7 @@ pub(super) fn walk(window: &mut Window<'_>, at: u64) -> Result<Walked, Failure> 
         let Some(word) = window.take(next, 4)?.first_chunk().copied().map(u32::from_le_bytes)
         else {
             let what = "the file ends within an lz4 frame (truncated?)";
-            return Err(Defect::corrupt(next, what).into());
+            return Err(Defect::corrupt(next.min(window.file().len()), what).into());
         };
         let word = BlockWord(word);
         let checksum =

@@ -21,6 +21,7 @@
 //! payload, and the start of an increment's frame that moved into a gap.
 
 mod build;
+mod check;
 mod chunk;
 mod failure;
 mod frame;
@@ -35,6 +36,7 @@ mod window;
 use crate::error::Result;
 use crate::source::Source;
 
+pub use check::{StreamCheck, check_stream};
 pub use frame::{FrameHeader, FrameKind, HEADER_LEN};
 pub use index::{Chunk, Index};
 pub use layer::StreamLayer;

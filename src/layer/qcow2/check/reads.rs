@@ -1,0 +1,48 @@
+//! Reading clusters for the sake of reading them: neighbours in one go.
+
+use super::super::bytes::to_usize;
+use crate::error::Result;
+use crate::source::Source;
+
+/// As much as the largest cluster has.
+const BUFFER: u64 = 2 << 20;
+
+/// Bytes of a file that are to be read, and thrown away.
+pub(super) struct Reads<'a> {
+    file: &'a dyn Source,
+    tick: &'a dyn Fn(u64),
+    start: u64,
+    len: u64,
+    buffer: Vec<u8>,
+}
+
+impl<'a> Reads<'a> {
+    pub(super) fn new(file: &'a dyn Source, tick: &'a dyn Fn(u64)) -> Self {
+        Self { file, tick, start: 0, len: 0, buffer: Vec::new() }
+    }
+
+    /// Asks for `len` bytes, at most a cluster, which the file has. The error may be of what was
+    /// asked for before.
+    pub(super) fn push(&mut self, at: u64, len: u64) -> Result<()> {
+        if self.start.saturating_add(self.len) == at && self.len + len <= BUFFER {
+            self.len += len;
+            return Ok(());
+        }
+        let before = self.flush();
+        (self.start, self.len) = (at, len);
+        before
+    }
+
+    /// Reads what was asked for and not read yet.
+    pub(super) fn flush(&mut self) -> Result<()> {
+        let len = std::mem::take(&mut self.len);
+        if len == 0 {
+            return Ok(());
+        }
+        self.buffer.resize(to_usize(BUFFER), 0);
+        let wanted = self.buffer.get_mut(..to_usize(len)).unwrap_or_default();
+        self.file.read_exact(self.start, wanted)?;
+        (self.tick)(len);
+        Ok(())
+    }
+}
