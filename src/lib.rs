@@ -18,6 +18,7 @@
 //! | [`source`] | read-only bytes of the files beneath the source folder                       |
 //! | [`extent`] | ranges and what is said about them                                           |
 //! | [`error`]  | what can go wrong                                                            |
+//! | `sys`      | the system calls that take `unsafe`, which is written nowhere else           |
 //!
 //! # The way of a read
 //!
@@ -37,5 +38,6 @@ pub mod layout;
 pub mod map;
 pub mod mount;
 pub mod source;
+mod sys;
 pub mod tree;
 pub mod view;

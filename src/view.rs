@@ -139,10 +139,30 @@ impl DiskImage {
                     if let Some(found) = pieces.iter().find(|piece| piece.is_data() == for_data) {
                         return Some(found.range.start);
                     }
+                    if for_data && at == end {
+                        at = self.skip_empty_regions(at);
+                    }
                 }
             }
         }
         None
+    }
+
+    /// The first region at or after `at`, the start of one, that may hold data: its first byte, or
+    /// the end of the disk.
+    fn skip_empty_regions(&self, at: u64) -> u64 {
+        let next = self.map.empty_until(self.node, at).min(self.size);
+        if next <= at {
+            return at;
+        }
+        let size = self.map.region_size();
+        let after = if next == self.size { next.div_ceil(size) } else { next / size };
+        if let Some(tally) = self.tally() {
+            for region in at / size..after {
+                tally.note(region, Held::Holes, 0);
+            }
+        }
+        after.saturating_mul(size).min(self.size).max(at)
     }
 
     /// The bytes of a region, cut at the end of the disk.

@@ -255,6 +255,26 @@ fn is_live(checkpoint: &TruthCheckpoint) -> bool {
 }
 
 #[test]
+fn virtnbdbackup_streams_are_right() {
+    check("virtnbdbackup-stream", &PLAIN);
+}
+
+#[test]
+fn virtnbdbackup_streams_of_today_are_what_its_own_restore_makes_of_them() {
+    check("virtnbdbackup-stream-upstream", &PLAIN);
+}
+
+#[test]
+fn virtnbdbackup_compressed_streams_are_right() {
+    check("virtnbdbackup-lz4", &PLAIN);
+}
+
+#[test]
+fn virtnbdbackup_raw_disks_are_right_beside_streams() {
+    check("virtnbdbackup-rawdisk", &PLAIN);
+}
+
+#[test]
 fn qmpbackup_new_is_right() {
     check("qmpbackup-new", &PLAIN);
 }

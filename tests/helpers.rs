@@ -17,6 +17,8 @@ use std::os::unix::fs::FileExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use rustix::process::{Signal, kill_process};
+
 use common::content::{data_ranges, holes_must_be_zero, must_equal, sha256, sha256_of};
 use common::prng::Prng;
 use common::qcow2_writer::{CLUSTER, LARGEST, Overlay};
@@ -168,4 +170,20 @@ fn every_case_unpacks() {
             assert!(path.is_file(), "{name}: {file:?}");
         }
     }
+}
+
+#[test]
+fn a_mount_that_hangs_neither_hangs_a_test_nor_stays() {
+    let case = Case::unpack("qmpbackup-partial");
+    let mount = Mount::of(&case.backups());
+    let image = mount.path("vm-root.qcow2/latest/disk.img");
+    // A stopped daemon answers nothing.
+    kill_process(mount.daemon(), Signal::STOP).expect("SIGSTOP");
+    let read = image.clone();
+    assert!(panics(|| within(1, "a read", move || drop(std::fs::read(read)))));
+    assert!(panics(|| drop(Run::new("cat").arg(&image).seconds(1).outcome())));
+    let point = mount.point().to_path_buf();
+    drop(mount);
+    assert!(!common::mount::is_mounted(&point), "still mounted");
+    assert!(holds_within(10, || common::mount::daemons(&point).is_empty()), "the daemon stays");
 }

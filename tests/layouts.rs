@@ -61,6 +61,13 @@ impl Source {
         self
     }
 
+    fn zero_header(&self, name: &str) -> &Self {
+        use std::os::unix::fs::FileExt;
+        let file = std::fs::File::options().write(true).open(self.path(name)).expect("opens");
+        file.write_all_at(&[0; 512], 0).expect("is written");
+        self
+    }
+
     fn mtime(&self, name: &str, seconds: u64) -> &Self {
         let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
         let file = std::fs::File::options().write(true).open(self.path(name)).expect("opens");
@@ -155,11 +162,62 @@ fn without_a_timestamp_the_full_backup_bears_the_disks_name() {
     source.image("vm.qcow2/vm.qcow2").image("vm.qcow2/INC-1795161001-vm.qcow2");
     std::os::unix::fs::symlink("/old/place/vm.qcow2", source.path("vm.qcow2/FULL-vm.qcow2"))
         .expect("a link is made");
-    // However late it was copied: there is no other full one.
+    // Copied together, long after the runs: there is no other full one.
     source.mtime("vm.qcow2/vm.qcow2", 1_795_169_999);
+    source.mtime("vm.qcow2/INC-1795161001-vm.qcow2", 1_795_169_998);
     let view = source.view();
     assert_eq!(view.parent("vm.qcow2/INC-1795161001"), Some("vm.qcow2"));
     assert_eq!(view.order(), ["vm.qcow2/vm.qcow2", "vm.qcow2/INC-1795161001"]);
+}
+
+#[test]
+fn a_newer_full_backup_without_a_timestamp_takes_the_older_increments_base_away() {
+    let source = Source::new();
+    source.image("vm.qcow2/vm.qcow2").mtime("vm.qcow2/vm.qcow2", 1_795_163_000);
+    for run in [1_795_161_001, 1_795_162_001, 1_795_164_001] {
+        let name = format!("vm.qcow2/INC-{run}-vm.qcow2");
+        source.image(&name).mtime(&name, run + 5);
+    }
+    let view = source.view();
+    view.broken("vm.qcow2/INC-1795161001", "is newer than this increment");
+    view.broken("vm.qcow2/INC-1795162001", "is newer than this increment");
+    assert_eq!(view.parent("vm.qcow2/INC-1795164001"), Some("vm.qcow2"));
+}
+
+#[test]
+fn a_damaged_qcow2_backup_is_not_taken_for_a_raw_one() {
+    let source = Source::new();
+    for run in ["FULL-1795161000", "INC-1795161001", "INC-1795161002"] {
+        source.image(&format!("vm/a/{run}-a"));
+    }
+    source.image("live.1795161001").overlay("live.1795161002", "/images/live");
+    source.overlay("live.1795161003", "/images/live");
+    source.text("vm/b.qcow2.config", "{}").image("vm/b.qcow2/FULL-1795161000-b.qcow2");
+    for file in ["vm/a/INC-1795161001-a", "live.1795161002", "vm/b.qcow2/FULL-1795161000-b.qcow2"] {
+        source.zero_header(file);
+    }
+    let view = source.view();
+    view.broken("vm/a/INC-1795161001", "does not begin with a qcow2 header");
+    view.broken("vm/a/INC-1795161002", "does not begin with a qcow2 header");
+    view.broken("vm/b.qcow2/FULL-1795161000", "does not begin with a qcow2 header");
+    assert_eq!(view.parent("live/1795161001"), None);
+    view.broken("live/1795161002", "does not begin with a qcow2 header");
+    view.broken("live/1795161003", "does not begin with a qcow2 header");
+}
+
+#[test]
+fn a_packed_backup_is_broken_where_it_stands_and_not_skipped() {
+    let source = Source::new();
+    source.image("a/FULL-1795161000-a").image("a/INC-1795161002-a");
+    source
+        .text("a/INC-1795161001-a.gz", "\u{1f}\u{8b}packed")
+        .text("a/INC-1795161001-a.md5", "0123");
+    std::fs::write(source.path("a/INC-1795161001-a.gz"), b"\x1f\x8bpacked").expect("is written");
+    let view = source.view();
+    assert_eq!(view.parent("a/FULL-1795161000"), None);
+    view.broken("a/INC-1795161001", "gzip file");
+    view.broken("a/INC-1795161002", "gzip file");
+    assert_eq!(view.order().len(), 3, "{:?}", view.order());
 }
 
 #[test]
@@ -261,17 +319,148 @@ fn checkpoint_xml(name: &str, parent: Option<&str>, created: u64) -> String {
 }
 
 #[test]
+fn a_push_backup_may_be_raw_whatever_the_live_disk_is_called() {
+    let source = Source::new();
+    source.raw("vm.qcow2.1795161001", 1 << 20).overlay("vm.qcow2.1795161002", "/images/vm.qcow2");
+    source.raw("only.qcow2.1795161001", 1 << 20);
+    let view = source.view();
+    assert_eq!(view.parent("vm.qcow2/1795161002"), Some("1795161001"));
+    assert_eq!(view.parent("only.qcow2/1795161001"), None);
+}
+
+#[test]
 fn checkpoint_descriptions_name_the_parent() {
     let source = Source::new();
     source.image("vm.qcow2.1795161001").overlay("vm.qcow2.1795161002", "/images/vm.qcow2");
     source.overlay("vm.qcow2.1795161003", "/images/vm.qcow2");
     let described = checkpoint_xml("1795161003", Some("1795161001"), 1_795_161_003);
     source.text("xml/1795161003.xml", &described);
+    let described = checkpoint_xml("1795161002", Some("1795161001"), 1_795_161_002);
+    source.text("xml/1795161002.xml", &described);
+    let other = checkpoint_xml("1795161002", Some("1795160000"), 1_795_161_002);
+    source.text("xml/other.xml", &other.replace("/images/", "/another/vm/"));
     let view = source.view();
-    // A differential one: libvirt can be asked for any older checkpoint.
-    assert_eq!(view.parent("vm.qcow2/1795161003"), Some("1795161001"));
-    assert_eq!(view.basis("vm.qcow2/1795161003"), "checkpoint-xml");
-    assert_eq!(view.basis("vm.qcow2/1795161002"), "naming-rule");
+    assert_eq!(view.parent("vm.qcow2/1795161002"), Some("1795161001"));
+    assert_eq!(view.basis("vm.qcow2/1795161002"), "checkpoint-xml");
+    // One since an older checkpoint holds all that the ones between hold: both ways are right.
+    assert_eq!(view.parent("vm.qcow2/1795161003"), Some("1795161002"));
+    assert_eq!(view.basis("vm.qcow2/1795161003"), "naming-rule");
+}
+
+#[test]
+fn a_described_parent_without_a_backup_is_a_missing_increment() {
+    let source = Source::new();
+    source.image("vm.qcow2.1795161001").overlay("vm.qcow2.1795161003", "/images/vm.qcow2");
+    let described = checkpoint_xml("1795161003", Some("1795161002"), 1_795_161_003);
+    source.text("xml/1795161003.xml", &described);
+    source.view().broken("vm.qcow2/1795161003", "vm.qcow2.1795161002");
+}
+
+#[test]
+fn the_live_disk_may_lie_anywhere_and_is_still_nobodys_parent() {
+    let source = Source::new();
+    source.image("images/vm.qcow2").bitmap("images/vm.qcow2", "1795161001");
+    source.bitmap("images/vm.qcow2", "1795161002");
+    source.overlay("backups/vm.qcow2.1795161002", "/srv/images/vm.qcow2");
+    source.overlay("other/monday.qcow2", "/srv/images/vm.qcow2");
+    let view = source.view();
+    view.broken("backups/vm.qcow2/1795161002", "vm.qcow2.1795161001");
+    view.broken("other/monday.qcow2/monday.qcow2", "a VM's own disk");
+    assert_eq!(view.one("images/vm.qcow2/vm.qcow2").kind.name(), "live");
+}
+
+#[test]
+fn the_overlay_of_a_snapshot_takes_the_bitmaps_along_and_its_header_is_true() {
+    let source = Source::new();
+    source.image("vm.qcow2").bitmap("vm.qcow2", "1795161001");
+    source.overlay("vm.monday", "vm.qcow2").bitmap("vm.monday", "1795161001");
+    assert_eq!(source.view().parent("vm.qcow2/vm.monday"), Some("vm.qcow2"));
+}
+
+#[test]
+fn backups_named_by_their_times_are_ordered_by_them_and_not_by_the_bitmaps() {
+    let source = Source::new();
+    source.image("vm.qcow2").image("backup-1795161001.qcow2");
+    for run in ["1795161002", "1795161003"] {
+        source.overlay(&format!("backup-{run}.qcow2"), "/images/vm.qcow2");
+    }
+    for run in ["1795161001", "1795161002", "1795161003"] {
+        source.bitmap("vm.qcow2", run);
+    }
+    let view = source.view();
+    assert_eq!(view.parent("vm.qcow2/backup-1795161002.qcow2"), Some("backup-1795161001.qcow2"));
+    assert_eq!(view.parent("vm.qcow2/backup-1795161003.qcow2"), Some("backup-1795161002.qcow2"));
+    assert_eq!(view.one("vm.qcow2/vm.qcow2").kind.name(), "live");
+}
+
+#[test]
+fn dated_backups_are_ordered_by_their_dates() {
+    let source = Source::new();
+    source.image("vda-full-2026-01-31.qcow2");
+    source.overlay("vda-inc-2026-02-10.qcow2", "/images/vm.qcow2");
+    source.overlay("vda-inc-2026-02-02.qcow2", "/images/vm.qcow2");
+    let view = source.view();
+    let parent = view.parent("vm.qcow2/vda-inc-2026-02-10.qcow2");
+    assert_eq!(parent, Some("vda-inc-2026-02-02.qcow2"));
+}
+
+#[test]
+fn a_lost_overlay_with_a_mark_in_its_name_is_not_taken_for_a_live_disk() {
+    let source = Source::new();
+    source.image("a-full.qcow2").overlay("a-inc1.qcow2", "/old/a-inc0.qcow2");
+    source.view().broken("a-inc1.qcow2/a-inc1.qcow2", "a-inc0.qcow2 is missing");
+}
+
+#[test]
+fn increments_in_no_order_are_not_guessed() {
+    let source = Source::new();
+    source.image("vda-full.qcow2").overlay("vda-inc.qcow2", "/images/vm.qcow2");
+    source.overlay("inc-vda.qcow2", "/images/vm.qcow2");
+    let view = source.view();
+    view.broken("vm.qcow2/vda-inc.qcow2", "nothing tells the order");
+    view.broken("vm.qcow2/inc-vda.qcow2", "nothing tells the order");
+}
+
+#[test]
+fn a_true_header_counts_more_than_a_number_in_the_name() {
+    let source = Source::new();
+    source.image("vm.qcow2").image("vm.1795161001").overlay("vm.1795161002", "vm.qcow2");
+    let view = source.view();
+    assert_eq!(view.parent("vm/1795161002"), Some("/vm.qcow2/vm.qcow2"));
+    assert_eq!(view.basis("vm/1795161002"), "header");
+}
+
+#[test]
+fn a_relative_path_is_of_this_place_and_not_replaced_by_a_neighbour() {
+    let source = Source::new();
+    source.image("vm2/base.qcow2").overlay("vm2/ov.qcow2", "../vm1/base.qcow2");
+    source.view().broken("vm2/ov.qcow2/ov.qcow2", "\"vm2/base.qcow2\" has the same name");
+}
+
+#[test]
+fn what_a_guest_wrote_into_a_raw_disk_is_not_taken_for_an_image() {
+    let source = Source::new();
+    source.image("secret/disk.qcow2").overlay("evil.raw", "secret/disk.qcow2");
+    source.qemu_img(
+        &["create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", "evil.raw"],
+        "top.qcow2",
+        &["1M"],
+    );
+    let view = source.view();
+    assert_eq!(view.parent("evil.raw/top.qcow2"), Some("evil.raw"));
+    assert_eq!(view.one("evil.raw/evil.raw").kind.name(), "full");
+    assert!(view.one("evil.raw/evil.raw").evidence.is_empty());
+}
+
+#[test]
+fn header_and_names_that_disagree_are_reported() {
+    let source = Source::new();
+    source.image("a/FULL-1795161000-a").image("a/INC-1795161001-a");
+    source.overlay("a/INC-1795161002-a", "FULL-1795161000-a");
+    let view = source.view();
+    assert_eq!(view.parent("a/INC-1795161002"), Some("FULL-1795161000"));
+    let warnings = &view.one("a/INC-1795161002").warnings;
+    assert!(warnings.iter().any(|w| w.contains("INC-1795161001")), "{warnings:?}");
 }
 
 #[test]
@@ -302,6 +491,20 @@ fn named_push_backups_are_ordered_by_the_numbers_in_their_names() {
     assert_eq!(view.parent("vdb.qcow2/vdb-inc2.qcow2"), Some("vdb-inc1.qcow2"));
     view.broken("vdb.qcow2/vdb-inc9.qcow2", "number 9 follows number 2");
     view.broken("vdb.qcow2/vdb-inc10.qcow2", "number 9 follows number 2");
+}
+
+#[test]
+fn named_push_backups_with_a_folder_for_each_run_are_known_by_the_folders_names() {
+    let source = Source::new();
+    for disk in ["vda.qcow2", "vdb.qcow2"] {
+        source.image(&format!("vm/full/{disk}"));
+        source.overlay(&format!("vm/inc1/{disk}"), &format!("/images/live-{disk}"));
+        source.overlay(&format!("vm/inc2/{disk}"), &format!("/images/live-{disk}"));
+    }
+    let view = source.view();
+    assert_eq!(view.parent("vm/live-vda.qcow2/inc1"), Some("full"));
+    assert_eq!(view.parent("vm/live-vdb.qcow2/inc2"), Some("inc1"));
+    assert_eq!(view.one("vm/live-vdb.qcow2/inc2").file, "vm/inc2/vdb.qcow2");
 }
 
 #[test]
@@ -409,9 +612,15 @@ fn a_declaration_settles_what_names_cannot() {
 #[test]
 fn a_wrong_declaration_is_an_error_that_names_the_file_and_the_line() {
     let source = Source::new();
-    source.image("a.qcow2").text("vm/qcowfs.toml", "[image.\"a\"]\nparnet = \"b\"\n");
+    source.image("a.qcow2").image("vm/b.qcow2");
+    source.text("vm/qcowfs.toml", "[image.\"b\"]\nparnet = \"b\"\n");
+    let view = source.view();
+    // In a folder it spoils that folder alone; in the source's own it is an error.
+    view.broken("vm/b.qcow2/b.qcow2", "vm/qcowfs.toml: line 2: unknown field `parnet`");
+    assert_eq!(view.parent("a.qcow2/a.qcow2"), None);
+    source.text("qcowfs.toml", "image = 3\n");
     let error = read_catalog(source.0.path()).expect_err("is refused").to_string();
-    assert!(error.contains("vm/qcowfs.toml") && error.contains("parnet"), "{error}");
+    assert!(error.contains("qcowfs.toml: line 1"), "{error}");
 }
 
 #[test]
@@ -483,7 +692,7 @@ impl Drop for Nbd {
 #[test]
 fn files_of_other_formats_are_no_disks_whatever_their_names() {
     let source = Source::new();
-    source.text("a.img", "KDMV...").text("b.raw", "meta 00").text("uuid", "x").text("c.log", "y");
+    source.text("a.img", "KDMV...").text("b.raw", "conectix").text("uuid", "x").text("c.log", "y");
     source.raw("empty.raw", 0);
     assert!(source.view().order().is_empty());
 }

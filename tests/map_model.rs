@@ -336,6 +336,61 @@ impl Layer for Meeting {
     }
 }
 
+/// A layer that counts how often it is asked where it is empty.
+struct Counting {
+    inner: MemoryLayer,
+    asked: Arc<AtomicU64>,
+}
+
+impl Layer for Counting {
+    fn path(&self) -> &std::path::Path {
+        self.inner.path()
+    }
+
+    fn virtual_size(&self) -> u64 {
+        self.inner.virtual_size()
+    }
+
+    fn words(&self, words: &mut Words) {
+        self.inner.words(words);
+    }
+
+    fn empty_until(&self, offset: u64) -> u64 {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.inner.empty_until(offset)
+    }
+
+    fn read(&self, slot: Slot, guest: GuestOffset, buf: &mut [u8]) -> qcowfs::error::Result<()> {
+        self.inner.read(slot, guest, buf)
+    }
+
+    fn allocated_at_most(&self) -> u64 {
+        self.inner.allocated_at_most()
+    }
+}
+
+#[test]
+fn the_first_layer_that_is_not_empty_here_is_the_last_to_be_asked() {
+    let asked = Arc::new(AtomicU64::new(0));
+    let layer = |range: Range<u64>| {
+        let word = Word::At(Slot::Host(HostOffset(0)));
+        let inner = MemoryLayer::new("layer", 100, &[Extent { range, word }], Vec::new());
+        Arc::new(Counting { inner: inner.unwrap(), asked: asked.clone() })
+    };
+    let nodes = vec![
+        Node { layer: layer(70..80), parent: None },
+        Node { layer: layer(20..30), parent: Some(id(0)) },
+        Node { layer: layer(60..90), parent: Some(id(1)) },
+    ];
+    let map = ChainMap::new(nodes, Arc::new(MapCache::new(1 << 20))).unwrap();
+    for (offset, next, askings) in
+        [(0, 20, 3), (60, 60, 1), (25, 25, 2), (30, 60, 3), (90, u64::MAX, 3)]
+    {
+        assert_eq!(map.empty_until(id(2), offset), next);
+        assert_eq!(asked.swap(0, Ordering::SeqCst), askings, "at {offset}");
+    }
+}
+
 #[test]
 fn of_two_answers_of_one_layer_only_one_is_laid() {
     let one = |at| {

@@ -14,6 +14,7 @@ mod common;
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Signal, kill_process};
@@ -129,6 +130,24 @@ fn the_daemon_holds_neither_the_folder_nor_the_terminal_of_its_start() {
 }
 
 #[test]
+fn the_daemon_holds_no_descriptor_that_was_left_open_for_it() {
+    let case = Case::unpack("qmpbackup-partial");
+    let mount = Mount::prepare(User::Own);
+    let folder = scratch();
+    let lock = folder.path().join("lock");
+    std::fs::write(&lock, "").expect("a file");
+    let script = "exec 7<\"$3\" 199<\"$3\" && exec \"$0\" mount \"$1\" \"$2\"";
+    let shell = Run::new("bash").args(["-c", script]).arg(env!("CARGO_BIN_EXE_qcowfs"));
+    shell.arg(case.backups()).arg(mount.point()).arg(&lock).seconds(LIMIT).ok();
+    let open = format!("/proc/{}/fd", mount.daemon().as_raw_nonzero());
+    let open = std::fs::read_dir(open).expect("its descriptors").flatten();
+    let open: Vec<_> = open.filter_map(|fd| std::fs::read_link(fd.path()).ok()).collect();
+    assert!(open.contains(&PathBuf::from("/dev/fuse")), "not all are seen: {open:?}");
+    assert!(!open.contains(&lock), "the daemon holds what was left open: {open:?}");
+    mount.unmount();
+}
+
+#[test]
 fn relative_paths_mean_the_folder_of_the_start() {
     let case = Case::unpack("qmpbackup-partial");
     let mount = Mount::prepare(User::Own);
@@ -240,6 +259,28 @@ fn the_log_goes_to_the_file_that_is_named() {
     View::walk(mount.point());
     mount.unmount();
     assert!(!std::fs::read_to_string(&log).expect("the log").trim().is_empty(), "an empty log");
+}
+
+#[test]
+fn whoever_has_no_syslog_is_told_how_to_keep_the_log() {
+    let case = Case::unpack("qmpbackup-partial");
+    let folder = scratch();
+    let log = folder.path().join("log");
+    let name = log.to_str().expect("a plain path");
+    let takes = |socket: &str| {
+        let datagram = UnixDatagram::unbound().and_then(|from| from.connect(socket));
+        datagram.is_ok() || UnixStream::connect(socket).is_ok()
+    };
+    let has_syslog = ["/dev/log", "/var/run/syslog", "/var/run/log"].into_iter().any(takes);
+    let note = "qcowfs: note: there is no syslog here; say --log-file FILE to keep the reasons of \
+                read errors\n";
+    let told = if has_syslog { "" } else { note };
+    for (options, told) in [(&[][..], told), (&["--log-file", name], "")] {
+        let mount = Mount::prepare(User::Own);
+        assert_eq!(mount.command(&case.backups(), options).ok().stderr, told, "{options:?}");
+        mount.must_be_up();
+        mount.unmount();
+    }
 }
 
 #[test]

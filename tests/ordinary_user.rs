@@ -12,14 +12,26 @@
 
 mod common;
 
+use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use rustix::process::{Signal, kill_process};
 
 use common::mount::{give, is_mounted};
+use common::report::{root_or_skip, skipped};
 use common::source_state::SourceState;
 use common::{Case, Mount, User, View};
+
+/// Whether an ordinary user can mount at all; says that `test` is skipped where none can.
+fn can_mount_or_skip(test: &str) -> bool {
+    let device = std::fs::metadata("/dev/fuse").expect("/dev/fuse");
+    let open = device.permissions().mode() & 0o006 == 0o006;
+    if !open {
+        skipped("/dev/fuse is closed to ordinary users, and chmod 666 would open it", test);
+    }
+    open
+}
 
 /// A case whose files the ordinary user owns, its view mounted by that user.
 struct Theirs {
@@ -44,6 +56,9 @@ impl Theirs {
 
 #[test]
 fn an_ordinary_user_reads_every_checkpoint() {
+    if !can_mount_or_skip("an_ordinary_user_reads_every_checkpoint") {
+        return;
+    }
     let case = Case::unpack("qmpbackup-new");
     give(&case.folder(), User::Ordinary);
     let before = SourceState::of(&case.backups());
@@ -58,7 +73,26 @@ fn an_ordinary_user_reads_every_checkpoint() {
 }
 
 #[test]
+fn an_entry_that_cannot_be_looked_at_is_named_and_hides_nothing_else() {
+    let case = Case::unpack("qmpbackup-partial");
+    let shut = case.backups().join("shut");
+    std::fs::create_dir(&shut).expect("a folder");
+    std::fs::write(shut.join("disk.qcow2"), "").expect("a file");
+    // To be listed, but not to be entered: `stat` fails for what is in it.
+    std::fs::set_permissions(&shut, Permissions::from_mode(0o444)).expect("mode 444");
+    give(&case.folder(), User::Ordinary);
+    let listing = Mount::prepare(User::Ordinary).qcowfs().arg("ls").arg(case.backups()).ok();
+    let said = listing.text();
+    std::fs::set_permissions(&shut, Permissions::from_mode(0o755)).expect("mode 755");
+    assert!(said.contains("not shown: \"shut/disk.qcow2\": it cannot be looked at"), "{said}");
+    assert!(said.contains("vm-root.qcow2"), "the rest is not shown: {said}");
+}
+
+#[test]
 fn an_ordinary_user_reads_files_with_debugfs() {
+    if !can_mount_or_skip("an_ordinary_user_reads_files_with_debugfs") {
+        return;
+    }
     let theirs = Theirs::mount("qmpbackup-new", &[]);
     let mut sizes = Vec::new();
     for backup in ["FULL-1795161271", "INC-1795161280"] {
@@ -74,6 +108,9 @@ fn an_ordinary_user_reads_files_with_debugfs() {
 
 #[test]
 fn an_ordinary_user_cannot_write() {
+    if !can_mount_or_skip("an_ordinary_user_cannot_write") {
+        return;
+    }
     let theirs = Theirs::mount("qmpbackup-partial", &[]);
     let image = theirs.image("vm-root.qcow2/FULL-1795161317-vm-root.qcow2");
     for (program, args) in [("touch", &[][..]), ("truncate", &["-s", "0"]), ("rm", &["-f"])] {
@@ -86,6 +123,9 @@ fn an_ordinary_user_cannot_write() {
 
 #[test]
 fn sigterm_ends_an_ordinary_users_mount() {
+    if !can_mount_or_skip("sigterm_ends_an_ordinary_users_mount") {
+        return;
+    }
     let theirs = Theirs::mount("qmpbackup-partial", &[]);
     kill_process(theirs.mount.daemon(), Signal::TERM).expect("a signal to the daemon");
     theirs.mount.must_go();
@@ -93,6 +133,9 @@ fn sigterm_ends_an_ordinary_users_mount() {
 
 #[test]
 fn an_ordinary_user_is_told_what_cannot_be_mounted() {
+    if !can_mount_or_skip("an_ordinary_user_is_told_what_cannot_be_mounted") {
+        return;
+    }
     let case = Case::unpack("qmpbackup-partial");
     give(&case.folder(), User::Ordinary);
     let mount = Mount::prepare(User::Ordinary);
@@ -111,7 +154,10 @@ fn an_ordinary_user_is_told_what_cannot_be_mounted() {
 
 #[test]
 fn a_backup_that_may_not_be_read_is_said_to_be_so() {
-    if !common::report::root_or_skip("a_backup_that_may_not_be_read_is_said_to_be_so") {
+    if !can_mount_or_skip("a_backup_that_may_not_be_read_is_said_to_be_so") {
+        return;
+    }
+    if !root_or_skip("a_backup_that_may_not_be_read_is_said_to_be_so") {
         return;
     }
     let case = Case::unpack("qmpbackup-partial");

@@ -240,6 +240,9 @@ fn check(mount: &Mount, seen: &Checkpoint, wanted: &[u8], prng: &mut Prng) {
     let what = format!("{:?} ({:?})", seen.folder, seen.label());
     assert!(seen.whole, "{what}: {:?}", seen.error);
     let image = mount.path(seen.image());
+    let path = image.clone();
+    let size = within(30, "stat", move || path.metadata().expect("stat").len());
+    assert_eq!(size, wanted.len() as u64, "{what}: size");
     // At random first: what is read first must not decide what is right later.
     for _ in 0..8 {
         let at = prng.below(wanted.len() as u64);

@@ -140,7 +140,7 @@ fn holes_are_zero_and_data_and_holes_cover_the_disk() {
 #[test]
 fn zeros_of_a_layer_are_holes() {
     let case = Case::unpack("features");
-    // Empty: nothing is data. zero-plain: zero clusters over a base that has data.
+    // Zero clusters over a base that has data.
     each_image(&case, &["zero-plain.qcow2"], |image, content| {
         let data: u64 = data_ranges(image).iter().map(|r| r.end - r.start).sum();
         assert!(data < content.len() as u64, "{image:?}: zero clusters are data");
@@ -148,7 +148,6 @@ fn zeros_of_a_layer_are_holes() {
     let mount = Mount::of(&case.backups());
     let empty = mount.path(View::walk(mount.point()).of_file("empty.qcow2").image());
     assert_eq!(data_ranges(&empty), [], "an empty image has data");
-    assert_eq!(within(30, "stat", move || empty.metadata().expect("stat").blocks()), 0);
     mount.unmount();
 }
 

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::evidence::Evidence;
-use super::inventory::{FileId, FoundFile, Inventory, Skipped};
+use super::evidence::{Basis, Evidence};
+use super::inventory::{Content, FileId, FoundFile, Inventory, Skipped};
 use super::link::{self, DiskKey, Kind, Links, Parent, Place, TimeBasis};
 use super::order::{natural, parents_first};
 use crate::error::Result;
@@ -91,8 +91,8 @@ pub enum State {
 impl Catalog {
     /// Looks at the source and decides about everything in it.
     pub fn read(root: Arc<SourceRoot>) -> Result<Self> {
-        let inventory = Inventory::take(root)?;
-        let links = link::link(&inventory);
+        let mut inventory = Inventory::take(root)?;
+        let links = link::link(&mut inventory);
         let mut builder = Builder { inventory: &inventory, links: &links, made: BTreeMap::new() };
         let checkpoints = builder.checkpoints();
         let disks = disks(&inventory, &links, &checkpoints);
@@ -239,9 +239,16 @@ impl Builder<'_> {
         let file = self.inventory.file(id);
         let mut warnings = place.warnings.clone();
         warnings.extend(file.qcow2().into_iter().flat_map(|facts| facts.warnings.clone()));
-        let virtual_size = match file.qcow2() {
-            Some(facts) => Some(facts.header.virtual_size),
-            None => file.is_plain().then_some(file.stat.size),
+        if let Some(Ok(found)) = self.links.data_files.get(&id)
+            && found.evidence.basis != Basis::Header
+        {
+            warnings.push(found.evidence.text.clone());
+        }
+        let virtual_size = match &file.content {
+            Content::Qcow2(facts) => Some(facts.header.virtual_size),
+            Content::Stream(facts) => Some(facts.meta.virtual_size),
+            Content::Plain => Some(file.stat.size),
+            Content::Unreadable(_) | Content::Foreign(_) => None,
         };
         Checkpoint {
             file: id,
@@ -272,7 +279,7 @@ impl Builder<'_> {
                     let time = Duration::new(u64::from(snapshot.seconds), snapshot.nanos);
                     let time = SystemTime::UNIX_EPOCH + time;
                     let size = Some(snapshot.virtual_size);
-                    (snapshot_label(snapshot), time, TimeBasis::Metadata, size, state.clone())
+                    (snapshot_label(n, snapshot), time, TimeBasis::Metadata, size, state.clone())
                 }
                 Err(defect) => {
                     let reason = format!("this internal snapshot cannot be used: {defect}");
@@ -298,7 +305,7 @@ impl Builder<'_> {
     }
 
     fn data_file(&self, id: FileId) -> Option<FileId> {
-        self.links.data_files.get(&id).and_then(|found| found.clone().ok())
+        self.links.data_files.get(&id)?.as_ref().ok().map(|found| found.file)
     }
 
     fn state(
@@ -331,27 +338,41 @@ impl Builder<'_> {
     /// Why an image cannot be used whatever it stands on.
     fn own_fault(&self, id: FileId, place: &Place) -> Option<String> {
         let file = self.inventory.file(id);
-        if let super::inventory::Content::Unreadable(reason) = &file.content {
+        if let Content::Unreadable(reason) = &file.content {
             return Some(reason.clone());
         }
-        if let Some(facts) = file.qcow2() {
-            if let Some(encryption) = facts.header.encryption {
-                let method = match encryption {
-                    Encryption::Aes => "AES",
-                    Encryption::Luks { .. } => "LUKS",
-                };
-                return Some(format!(
-                    "it is encrypted ({method}), and its content cannot be shown without the \
-                     key; qemu-img can read it: see `qemu-img convert --object secret,...`"
-                ));
-            }
-            if facts.in_use {
-                return Some(
-                    "a running VM (or another QEMU process) has it open for writing: what is in \
-                     it changes while it is read; stop the VM, or look at a backup of it"
-                        .into(),
-                );
-            }
+        if let Some(encryption) = file.qcow2().and_then(|facts| facts.header.encryption) {
+            let method = match encryption {
+                Encryption::Aes => "AES",
+                Encryption::Luks { .. } => "LUKS",
+            };
+            return Some(format!(
+                "it is encrypted ({method}), and its content cannot be shown without the key; \
+                 qemu-img can read it: see `qemu-img convert --object secret,...`"
+            ));
+        }
+        if let Content::Stream(facts) = &file.content
+            && let Some(fault) = &facts.fault
+        {
+            return Some(fault.clone());
+        }
+        if let Content::Foreign(format) = file.content {
+            let name = format.name;
+            return Some(if format.is_disk {
+                format!("it is a {name}, which qcowfs does not read")
+            } else {
+                format!("it is a {name}, not an image; unpack it first")
+            });
+        }
+        if is_in_use(file) {
+            return Some(
+                "a running VM (or another QEMU process) has it open for writing: what is in it \
+                 changes while it is read; stop the VM, or look at a backup of it"
+                    .into(),
+            );
+        }
+        if let Some(reason) = self.inventory.wrong_sidecar(file.folder()) {
+            return Some(reason.to_owned());
         }
         if let Some(Err(reason)) = self.links.data_files.get(&id) {
             return Some(reason.clone());
@@ -367,6 +388,15 @@ impl Builder<'_> {
     }
 }
 
+/// Whether a QEMU process writes to it. An image that cannot tell is shown.
+fn is_in_use(file: &FoundFile) -> bool {
+    let asked = file.source.as_ref().map_or(Ok(false), |source| source.is_in_use());
+    asked.unwrap_or_else(|e| {
+        log::debug!("cannot tell whether a VM has it open: {e}");
+        false
+    })
+}
+
 /// The reason at the bottom of a chain of them: the one that counts.
 fn first_reason(reason: &str) -> &str {
     reason.strip_prefix("it stands on ").map_or(reason, |rest| {
@@ -374,9 +404,12 @@ fn first_reason(reason: &str) -> &str {
     })
 }
 
-fn snapshot_label(snapshot: &Snapshot) -> OsString {
+fn snapshot_label(number: usize, snapshot: &Snapshot) -> OsString {
     use std::os::unix::ffi::OsStringExt;
     let name = if snapshot.name.is_empty() { &snapshot.id } else { &snapshot.name };
+    if name.is_empty() {
+        return format!("snapshot-{}", number + 1).into();
+    }
     OsString::from_vec(name.clone())
 }
 

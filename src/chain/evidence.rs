@@ -14,6 +14,8 @@ pub enum Basis {
     Header,
     /// The backing-file header names a path of another place; the file was found by its name.
     HeaderByName,
+    /// Metadata inside the file names the parent.
+    Metadata,
     /// A checkpoint description (XML) names the parent.
     CheckpointXml,
     /// The naming rule of a known tool.
@@ -26,7 +28,9 @@ impl Basis {
     /// How sure a link is that rests on this.
     pub fn certainty(self) -> Certainty {
         match self {
-            Self::Declared | Self::Header | Self::CheckpointXml => Certainty::Certain,
+            Self::Declared | Self::Header | Self::Metadata | Self::CheckpointXml => {
+                Certainty::Certain
+            }
             Self::HeaderByName | Self::NamingRule => Certainty::Likely,
             Self::TimeOrder => Certainty::Guess,
         }
@@ -39,6 +43,7 @@ impl fmt::Display for Basis {
             Self::Declared => "declared",
             Self::Header => "header",
             Self::HeaderByName => "header-by-name",
+            Self::Metadata => "metadata",
             Self::CheckpointXml => "checkpoint-xml",
             Self::NamingRule => "naming-rule",
             Self::TimeOrder => "time-order",

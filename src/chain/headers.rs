@@ -1,11 +1,11 @@
 //! Where the file is that a qcow2 header names: in the source, or not at all.
 //!
-//! A path of another machine is found again by name: beside the image that names it, or where the
+//! An absolute path of another machine is found again by name: beside the image that names it, or where the
 //! source has the same last folders and name. A file that shares nothing but its name and lies
 //! elsewhere is not taken; the error names it, for the user to decide.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fmt::Write;
 use std::path::{Component, Path, PathBuf};
 
@@ -22,7 +22,7 @@ pub(super) enum HeaderLink {
     /// It is this file.
     To { file: FileId, evidence: Evidence },
     /// It is not in the source: what is missing and where it was looked for.
-    Missing { name: OsString, reason: String },
+    Missing { path: PathBuf, reason: String },
 }
 
 /// Finds the files that headers name.
@@ -54,7 +54,7 @@ impl<'a> Finder<'a> {
             None => return HeaderLink::None,
             Some(BackingName::Refused(reason)) => {
                 let reason = format!("its {what} is refused: {reason}");
-                return HeaderLink::Missing { name: OsString::new(), reason };
+                return HeaderLink::Missing { path: PathBuf::new(), reason };
             }
             Some(BackingName::Path(path)) => path,
         };
@@ -74,10 +74,9 @@ impl<'a> Finder<'a> {
         });
         match found {
             Some((file, evidence)) => HeaderLink::To { file, evidence },
-            None => HeaderLink::Missing {
-                name: path.file_name().unwrap_or_default().to_os_string(),
-                reason: self.missing(file, path, what),
-            },
+            None => {
+                HeaderLink::Missing { path: path.clone(), reason: self.missing(file, path, what) }
+            }
         }
     }
 
@@ -94,7 +93,11 @@ impl<'a> Finder<'a> {
 
     /// The file with the same name beside the image, or the only one elsewhere with the same name
     /// in a folder of the same name.
+    /// A relative path is of this place, and what it does not lead to is not there.
     fn by_last_parts(&self, image: FileId, path: &Path) -> Option<FileId> {
+        if path.is_relative() {
+            return None;
+        }
         let folder = self.inventory.file(image).folder();
         let name = path.file_name()?;
         if let Some(id) = self.inventory.at(&folder.join(name)).filter(|&id| id != image) {
@@ -120,7 +123,10 @@ impl<'a> Finder<'a> {
             name.to_string_lossy(),
             folder.to_string_lossy(),
         );
-        if let Some(&other) = self.by_name.get(name).and_then(|ids| ids.first()) {
+        let others = self.by_name.get(name).into_iter().flatten();
+        if let Some(&other) =
+            others.into_iter().find(|&&id| self.inventory.file(id).path != image.path)
+        {
             let other = self.inventory.file(other).path.display().to_string();
             let _ = write!(
                 reason,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::error::{Defect, Error, Result};
 use crate::layer::qcow2::{Header, Snapshot, is_qcow2, read_bitmaps, read_snapshots};
+use crate::layer::stream::{self, Index, StreamMeta};
 use crate::layout::backing_name::BackingName;
 use crate::layout::checkpoint_xml::CheckpointXml;
 use crate::layout::sidecar::{self, Declaration, DeclaredFormat};
@@ -39,12 +40,32 @@ pub struct FoundFile {
 pub enum Content {
     /// A qcow2 image.
     Qcow2(Box<QcowFacts>),
-    /// A qcow2 image whose header is refused, or a file that cannot be read: the reason.
+    /// A virtnbdbackup stream.
+    Stream(Box<StreamFacts>),
+    /// An image whose header is refused, or a file that cannot be read: the reason.
     Unreadable(String),
     /// Bytes without a known header: a raw image, or no image at all.
     Plain,
-    /// A known format that is no raw image: its name.
-    Foreign(&'static str),
+    /// A known format that is no raw image.
+    Foreign(Foreign),
+}
+
+/// What the beginning and the end of a stream say.
+#[derive(Debug)]
+pub struct StreamFacts {
+    /// The metadata.
+    pub meta: StreamMeta,
+    /// Why it cannot be read, where that shows already.
+    pub fault: Option<String>,
+}
+
+/// A format that must not be taken for the bytes of a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Foreign {
+    /// What people call it.
+    pub name: &'static str,
+    /// Whether it holds a disk.
+    pub is_disk: bool,
 }
 
 /// What the metadata at the beginning of a qcow2 image says.
@@ -60,10 +81,17 @@ pub struct QcowFacts {
     pub snapshots: Vec<Result<Snapshot, Defect>>,
     /// Names of the dirty bitmaps, in the order of their directory.
     pub bitmaps: Vec<String>,
-    /// Whether a running QEMU holds it open for writing.
-    pub in_use: bool,
     /// What a user should know.
     pub warnings: Vec<String>,
+}
+
+/// A checkpoint description, and where it lies.
+#[derive(Debug)]
+pub struct FoundCheckpoint {
+    /// Its folder within the source.
+    pub folder: PathBuf,
+    /// What it says.
+    pub checkpoint: CheckpointXml,
 }
 
 /// Something in the source that is not shown, and why.
@@ -83,13 +111,15 @@ pub struct Inventory {
     files: Vec<FoundFile>,
     by_path: HashMap<PathBuf, FileId>,
     declarations: BTreeMap<PathBuf, Declaration>,
-    checkpoint_xml: Vec<CheckpointXml>,
+    wrong_sidecars: BTreeMap<PathBuf, String>,
+    noted_formats: BTreeMap<PathBuf, String>,
+    checkpoint_xml: Vec<FoundCheckpoint>,
     skipped: Vec<Skipped>,
 }
 
 impl Inventory {
     /// Looks at everything beneath `root`. A folder or file that cannot be read is noted; only a
-    /// root that cannot be read and a wrong `qcowfs.toml` are errors.
+    /// root that cannot be read and a wrong `qcowfs.toml` in it are errors.
     pub fn take(root: Arc<SourceRoot>) -> Result<Self> {
         let mut inventory = Self {
             root: Arc::clone(&root),
@@ -97,10 +127,16 @@ impl Inventory {
             files: Vec::new(),
             by_path: HashMap::new(),
             declarations: BTreeMap::new(),
+            wrong_sidecars: BTreeMap::new(),
+            noted_formats: BTreeMap::new(),
             checkpoint_xml: Vec::new(),
             skipped: Vec::new(),
         };
-        let found = inventory.walk()?;
+        let mut found = inventory.walk()?;
+        // Of two declarations of a file the one nearer to it counts: it comes later.
+        found.sort_by(|(a, _), (b, _)| {
+            (a.components().count(), a).cmp(&(b.components().count(), b))
+        });
         let files = LocalFiles::new(root);
         for (path, entry) in &found {
             inventory.read_sidecar(&files, path, entry)?;
@@ -154,8 +190,39 @@ impl Inventory {
     }
 
     /// All checkpoint descriptions.
-    pub fn checkpoint_xml(&self) -> &[CheckpointXml] {
+    pub fn checkpoint_xml(&self) -> &[FoundCheckpoint] {
         &self.checkpoint_xml
+    }
+
+    /// The format that qmpbackup noted for the disk of this name (`<disk>.config`), beside the
+    /// folder or in it.
+    pub fn noted_format(&self, folder: &Path, disk: &OsStr) -> Option<&str> {
+        let mut name = disk.to_os_string();
+        name.push(".config");
+        let beside = folder.parent().map(|parent| parent.join(&name));
+        let paths = [Some(folder.join(&name)), beside];
+        paths
+            .into_iter()
+            .flatten()
+            .find_map(|path| self.noted_formats.get(&path))
+            .map(String::as_str)
+    }
+
+    /// Why nothing in this folder can be trusted: a `qcowfs.toml` above it that is wrong.
+    pub fn wrong_sidecar(&self, folder: &Path) -> Option<&str> {
+        folder.ancestors().find_map(|folder| self.wrong_sidecars.get(folder)).map(String::as_str)
+    }
+
+    /// Takes files for the raw bytes that others know them to be, whatever they look like: a guest
+    /// can write anything into a raw disk.
+    pub(super) fn treat_as_raw(&mut self, files: &[FileId]) {
+        for id in files {
+            if let Some(file) = self.files.get_mut(id.0)
+                && matches!(file.content, Content::Qcow2(_) | Content::Foreign(_))
+            {
+                file.content = Content::Plain;
+            }
+        }
     }
 
     /// What is not shown.
@@ -194,6 +261,7 @@ impl Inventory {
                     }
                     EntryKind::Link => self.skip(&path, "a symbolic link is never followed"),
                     EntryKind::Other => self.skip(&path, "neither a file nor a folder"),
+                    EntryKind::Unreadable => self.skip(&path, "it cannot be looked at"),
                 }
             }
         }
@@ -201,23 +269,39 @@ impl Inventory {
     }
 
     fn read_sidecar(&mut self, files: &LocalFiles, path: &Path, entry: &FoundEntry) -> Result<()> {
-        let is_ours = path.file_name() == Some(OsStr::new(sidecar::NAME));
-        let is_xml = path.extension() == Some(OsStr::new("xml"));
-        if !is_ours && (!is_xml || entry.stat.size > SIDECAR_LIMIT) {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        if path.file_name() == Some(OsStr::new(sidecar::NAME)) {
+            return self.read_declarations(files, path, folder);
+        }
+        let ending = path.extension().and_then(OsStr::to_str);
+        if !matches!(ending, Some("xml" | "config")) || entry.stat.size > SIDECAR_LIMIT {
             return Ok(());
         }
-        let text = match read_text(files, path) {
-            Err(e) if is_ours => return Err(e),
-            Err(_) => return Ok(()),
-            Ok(text) => text,
-        };
-        if is_ours {
-            let folder = path.parent().unwrap_or(Path::new(""));
-            let declared = sidecar::parse(folder, &text)
-                .map_err(|what| Error::Usage(format!("{}: {what}", path.display())))?;
-            self.declarations.extend(declared);
-        } else {
-            self.checkpoint_xml.extend(CheckpointXml::parse(&text));
+        let Ok(text) = read_text(files, path) else { return Ok(()) };
+        if ending == Some("xml") {
+            let found = CheckpointXml::parse(&text);
+            let found = found
+                .map(|checkpoint| FoundCheckpoint { folder: folder.to_path_buf(), checkpoint });
+            self.checkpoint_xml.extend(found);
+        } else if let Some(format) = noted_format(&text) {
+            self.noted_formats.insert(path.to_path_buf(), format);
+        }
+        Ok(())
+    }
+
+    fn read_declarations(&mut self, files: &LocalFiles, path: &Path, folder: &Path) -> Result<()> {
+        let declared = read_text(files, path).and_then(|text| {
+            let wrong = |what| Error::Usage(format!("{}: {what}", path.display()));
+            sidecar::parse(folder, &text).map_err(wrong)
+        });
+        match declared {
+            Ok(declared) => self.declarations.extend(declared),
+            Err(e) if folder.as_os_str().is_empty() => return Err(e),
+            // Somebody else's folder must not keep this one's owner from his backups.
+            Err(e) => {
+                let reason = format!("the declarations that hold for it are wrong: {e}");
+                self.wrong_sidecars.insert(folder.to_path_buf(), reason);
+            }
         }
         Ok(())
     }
@@ -238,6 +322,9 @@ impl Inventory {
             }
             Err(e) => (None, entry.stat, Content::Unreadable(e.to_string())),
         };
+        if let Content::Foreign(format @ Foreign { is_disk: true, .. }) = content {
+            self.skip(&path, format!("a {}, which qcowfs does not read", format.name));
+        }
         self.files.push(FoundFile { path, stat, source, content });
     }
 }
@@ -284,18 +371,35 @@ fn read_text(files: &LocalFiles, path: &Path) -> Result<String> {
         .map_err(|_| Error::Usage(format!("{}: not a UTF-8 text", path.display())))
 }
 
+/// The disk's format in the text of a `<disk>.config`: the output of `qemu-img info`.
+fn noted_format(text: &str) -> Option<String> {
+    let info: serde_json::Value = serde_json::from_str(text).ok()?;
+    Some(info.get("format")?.as_str()?.to_owned())
+}
+
 fn look_into(file: &LocalFile, declared: Option<DeclaredFormat>) -> Result<Content> {
     let mut start = [0; 512];
     let got = file.read_at(0, &mut start)?;
     let start = start.get(..got).unwrap_or_default();
     match declared {
         Some(DeclaredFormat::Raw) => return Ok(Content::Plain),
+        None if stream::is_stream(start) => {
+            return Ok(Content::Stream(Box::new(stream_facts(file)?)));
+        }
         None if !is_qcow2(start) => {
             return Ok(foreign(start).map_or(Content::Plain, Content::Foreign));
         }
         Some(DeclaredFormat::Qcow2) | None => {}
     }
     Ok(Content::Qcow2(Box::new(qcow_facts(file)?)))
+}
+
+fn stream_facts(file: &LocalFile) -> Result<StreamFacts> {
+    let meta = StreamMeta::read(file)?;
+    // A stream that ends as it should is taken at its word until it is read.
+    let fault = if stream::has_end(file)? { None } else { Index::build(file, &meta).err() };
+    let fault = fault.map(|e| e.to_string());
+    Ok(StreamFacts { meta, fault })
 }
 
 fn qcow_facts(file: &LocalFile) -> Result<QcowFacts> {
@@ -317,36 +421,32 @@ fn qcow_facts(file: &LocalFile) -> Result<QcowFacts> {
         Vec::new()
     });
     let bitmaps = bitmaps.iter().map(|bitmap| String::from_utf8_lossy(&bitmap.name).into_owned());
-    let in_use = file.is_in_use().unwrap_or_else(|e| {
-        log::debug!("cannot tell whether a VM has it open: {e}");
-        false
-    });
     Ok(QcowFacts {
         backing: header.backing_file.as_deref().map(BackingName::parse),
         data_file: header.data_file.as_deref().map(BackingName::parse),
         header,
         snapshots,
         bitmaps: bitmaps.collect(),
-        in_use,
         warnings,
     })
 }
 
-/// The name of a known format that must not be taken for the bytes of a disk.
-fn foreign(start: &[u8]) -> Option<&'static str> {
-    let known: [(&[u8], &'static str); 12] = [
-        (b"meta ", "virtnbdbackup stream"),
-        (b"KDMV", "VMDK image"),
-        (b"# Disk DescriptorFile", "VMDK descriptor"),
-        (b"vhdxfile", "VHDX image"),
-        (b"conectix", "VHD image"),
-        (b"QED\0", "QED image"),
-        (b"<<< ", "VDI image"),
-        (b"\x1f\x8b", "gzip file"),
-        (b"\xfd7zXZ\0", "xz file"),
-        (b"\x28\xb5\x2f\xfd", "zstd file"),
-        (b"\x04\x22\x4d\x18", "lz4 file"),
-        (b"BZh", "bzip2 file"),
+/// The known format that a file's first bytes tell, if it is one that must not be taken for the
+/// bytes of a disk.
+fn foreign(start: &[u8]) -> Option<Foreign> {
+    let known: [(&[u8], &'static str, bool); 11] = [
+        (b"KDMV", "VMDK image", true),
+        (b"# Disk DescriptorFile", "VMDK descriptor", true),
+        (b"vhdxfile", "VHDX image", true),
+        (b"conectix", "VHD image", true),
+        (b"QED\0", "QED image", true),
+        (b"<<< ", "VDI image", true),
+        (b"\x1f\x8b", "gzip file", false),
+        (b"\xfd7zXZ\0", "xz file", false),
+        (b"\x28\xb5\x2f\xfd", "zstd file", false),
+        (b"\x04\x22\x4d\x18", "lz4 file", false),
+        (b"BZh", "bzip2 file", false),
     ];
-    known.into_iter().find(|(magic, _)| start.starts_with(magic)).map(|(_, name)| name)
+    let (_, name, is_disk) = known.into_iter().find(|(magic, ..)| start.starts_with(magic))?;
+    Some(Foreign { name, is_disk })
 }

@@ -9,8 +9,11 @@ use serde::Serialize;
 
 use super::evidence::{Basis, Evidence};
 use super::headers::{Finder, HeaderLink};
-use super::inventory::{Content, FileId, FoundFile, Inventory};
-use super::{named_push, push, qmpbackup};
+use super::inventory::{Content, FileId, FoundCheckpoint, FoundFile, Inventory};
+use super::order::parents_first;
+use super::{live, named_push, push, qmpbackup, streams};
+use crate::layout::backing_name::BackingName;
+use crate::layout::checkpoint_xml::CheckpointXml;
 use crate::layout::names;
 use crate::layout::sidecar::{Declaration, DeclaredParent};
 
@@ -24,6 +27,8 @@ pub enum Kind {
     Copy,
     /// Holds what changed since its parent.
     Incremental,
+    /// Holds what changed since its parent, and is nobody's parent itself.
+    Differential,
     /// A state kept inside an image.
     Snapshot,
     /// An image over a backing file.
@@ -41,6 +46,7 @@ impl Kind {
             Self::Full => "full",
             Self::Copy => "copy",
             Self::Incremental => "incremental",
+            Self::Differential => "differential",
             Self::Snapshot => "snapshot",
             Self::Overlay => "overlay",
             Self::Live => "live",
@@ -115,42 +121,79 @@ pub struct Links {
     /// By image.
     pub places: BTreeMap<FileId, Place>,
     /// External data files, by the image that needs one; an error is the reason why it is missing.
-    pub data_files: BTreeMap<FileId, Result<FileId, String>>,
+    pub data_files: BTreeMap<FileId, Result<DataFile, String>>,
+}
+
+/// An external data file, found.
+#[derive(Debug, Clone)]
+pub struct DataFile {
+    /// The file.
+    pub file: FileId,
+    /// Why it is this one.
+    pub evidence: Evidence,
 }
 
 /// What the deciders share.
 pub(super) struct Linker<'a> {
     pub(super) inventory: &'a Inventory,
     pub(super) headers: BTreeMap<FileId, HeaderLink>,
+    /// The VMs' own disks.
+    pub(super) live: BTreeSet<FileId>,
     pub(super) places: BTreeMap<FileId, Place>,
 }
 
 /// Decides about all images of the inventory.
-pub fn link(inventory: &Inventory) -> Links {
+pub fn link(inventory: &mut Inventory) -> Links {
+    let raw = read_as_raw_beside(inventory);
+    inventory.treat_as_raw(&raw);
+    let inventory = &*inventory;
     let finder = Finder::new(inventory);
     let data_files = data_files(inventory, &finder);
     let headers = finder.backing_links();
-    let mut linker = Linker { inventory, headers, places: BTreeMap::new() };
-    let used: BTreeSet<FileId> = data_files.values().filter_map(|id| id.clone().ok()).collect();
+    let live = live::disks(inventory, &headers);
+    let mut linker = Linker { inventory, headers, live, places: BTreeMap::new() };
+    let used = data_files.values().flatten().map(|found| found.file).collect();
     linker.place_unfinished();
     qmpbackup::place(&mut linker);
+    streams::place(&mut linker);
     push::place(&mut linker);
     named_push::place(&mut linker);
-    linker.place_plain(&used);
+    let plain = linker.place_plain(&used);
     linker.apply_declarations();
+    linker.gather_disks(&plain);
     Links { places: linker.places, data_files }
+}
+
+/// Data files, and backing files of the format `raw`, that lie beside the image which says so. A
+/// guest can write a qcow2 header into them; another folder's image has no say about them.
+fn read_as_raw_beside(inventory: &Inventory) -> Vec<FileId> {
+    let finder = Finder::new(inventory);
+    let images = inventory.files().filter_map(|(id, file)| Some((id, file, file.qcow2()?)));
+    let mut raw = Vec::new();
+    for (id, image, facts) in images {
+        let backing = facts.backing.as_ref();
+        let backing = backing.filter(|_| facts.header.backing_format.as_deref() == Some("raw"));
+        for name in [facts.data_file.as_ref(), backing] {
+            if let HeaderLink::To { file, .. } = finder.find(id, name, "file")
+                && inventory.file(file).folder() == image.folder()
+            {
+                raw.push(file);
+            }
+        }
+    }
+    raw
 }
 
 fn data_files(
     inventory: &Inventory,
     finder: &Finder<'_>,
-) -> BTreeMap<FileId, Result<FileId, String>> {
+) -> BTreeMap<FileId, Result<DataFile, String>> {
     let images = inventory.files().filter_map(|(id, file)| Some((id, file.qcow2()?)));
     images
         .filter_map(|(id, facts)| {
             match finder.find(id, facts.data_file.as_ref(), "external data file") {
                 HeaderLink::None => None,
-                HeaderLink::To { file, .. } => Some((id, Ok(file))),
+                HeaderLink::To { file, evidence } => Some((id, Ok(DataFile { file, evidence }))),
                 HeaderLink::Missing { reason, .. } => Some((id, Err(reason))),
             }
         })
@@ -185,6 +228,15 @@ impl Linker<'_> {
                 "its backing file {} should be a qcow2 image and is none",
                 self.inventory.file(file).path.display()
             )),
+            None if self.inventory.file(file).is_plain()
+                && is_called_qcow2(self.inventory.file(file))
+                && !self.is_declared(self.inventory.file(file)) =>
+            {
+                Parent::Missing(format!(
+                    "what it stands on, {}, is called a qcow2 image, but {NO_QCOW2_HEADER}",
+                    self.inventory.file(file).path.display()
+                ))
+            }
             _ => Parent::File { file, as_raw: false, evidence },
         }
     }
@@ -216,17 +268,17 @@ impl Linker<'_> {
     }
 
     /// Everything that no tool's rule claims: backing chains, and raw images on their own.
-    fn place_plain(&mut self, data_files: &BTreeSet<FileId>) {
-        let free: Vec<FileId> = self.free_images().map(|(id, _)| id).collect();
+    fn place_plain(&mut self, data_files: &BTreeSet<FileId>) -> BTreeSet<FileId> {
+        let free: BTreeSet<FileId> = self.free_images().map(|(id, _)| id).collect();
         let needed = self.needed_as_parents();
-        for id in free {
+        for &id in free.difference(data_files) {
             let file = self.inventory.file(id);
             let place = match &file.content {
                 Content::Qcow2(_) => self.plain_qcow2(id),
-                Content::Plain
-                    if !data_files.contains(&id)
-                        && (needed.contains(&id) || self.is_raw_image(file)) =>
-                {
+                Content::Plain if is_called_qcow2(file) && !self.is_declared(file) => {
+                    plain_place(file, Parent::Missing(NO_QCOW2_HEADER.into()))
+                }
+                Content::Plain if needed.contains(&id) || self.is_raw_image(file) => {
                     plain_place(file, Parent::None)
                 }
                 Content::Unreadable(reason) if is_image_like(file) => {
@@ -236,33 +288,75 @@ impl Linker<'_> {
             };
             self.places.insert(id, place);
         }
-        self.gather_plain_disks();
+        free
     }
 
     fn plain_qcow2(&self, id: FileId) -> Place {
         let file = self.inventory.file(id);
         let parent = match self.header(id) {
-            HeaderLink::To { file, .. } if push::is_push_live(self.inventory, *file) => {
+            HeaderLink::To { file, .. } if self.is_increment_of_live(id, *file) => {
                 Parent::Missing(format!(
-                    "its header names the live disk {}, whose bitmaps bear the names of push \
-                     backups: an increment of such a backup does not stand on it, and which backup \
-                     it stands on cannot be known from its name; declare its parent in qcowfs.toml",
+                    "its header names {}, a VM's own disk (it holds bitmaps for incremental \
+                     backups): a push backup does not stand on it, and what it stands on cannot \
+                     be known from its name; declare its parent in qcowfs.toml",
                     self.inventory.file(*file).path.display()
                 ))
             }
             _ => self.header_parent(id),
         };
         let kind = match parent {
-            Parent::None if push::is_live(self.inventory, id) => Kind::Live,
+            Parent::None if self.live.contains(&id) => Kind::Live,
             Parent::None => Kind::Full,
             _ => Kind::Overlay,
         };
         Place { kind, ..plain_place(file, parent) }
     }
 
+    /// Whether an image over a live disk may be a push backup, whose header is not true. The
+    /// overlay of a snapshot takes the bitmaps along; a backup has none.
+    pub(super) fn is_increment_of_live(&self, id: FileId, backing: FileId) -> bool {
+        let own_bitmaps = self.inventory.file(id).qcow2().is_some_and(|f| !f.bitmaps.is_empty());
+        self.live.contains(&backing) && !own_bitmaps
+    }
+
+    /// Whether the backups of a disk are qcow2 images, so that one without that header is damaged.
+    pub(super) fn should_be_qcow2(
+        &self,
+        disk: &DiskKey,
+        siblings: impl IntoIterator<Item = FileId>,
+    ) -> bool {
+        let noted = self.inventory.noted_format(&disk.folder, &disk.name);
+        Path::new(&disk.name).extension().is_some_and(|ending| ending == "qcow2")
+            || noted == Some("qcow2")
+            || siblings.into_iter().any(|id| self.inventory.file(id).qcow2().is_some())
+    }
+
+    /// The checkpoints that are described of the live disk at `live_path` (on the VM's machine). A
+    /// description that names no disk counts within its own folder.
+    pub(super) fn checkpoints_of(&self, live_path: &Path, folder: &Path) -> Vec<&CheckpointXml> {
+        let speaks_of_it = |found: &&FoundCheckpoint| {
+            let paths = &found.checkpoint.disk_paths;
+            let near = found.folder.starts_with(folder) || folder.starts_with(&found.folder);
+            paths.iter().any(|path| Path::new(path) == live_path) || (paths.is_empty() && near)
+        };
+        let found = self.inventory.checkpoint_xml().iter().filter(speaks_of_it);
+        found.map(|found| &found.checkpoint).collect()
+    }
+
+    /// The path that the image's header names.
+    pub(super) fn backing_path(&self, id: FileId) -> Option<&Path> {
+        match self.inventory.file(id).qcow2()?.backing.as_ref()? {
+            BackingName::Path(path) => Some(path),
+            BackingName::Refused(_) => None,
+        }
+    }
+
     fn is_raw_image(&self, file: &FoundFile) -> bool {
-        let declared = self.inventory.declaration(&file.path).is_some();
-        file.stat.size > 0 && (declared || names::has_raw_ending(file.name()))
+        file.stat.size > 0 && (self.is_declared(file) || names::has_raw_ending(file.name()))
+    }
+
+    fn is_declared(&self, file: &FoundFile) -> bool {
+        self.inventory.declaration(&file.path).is_some()
     }
 
     /// The files that headers and declarations lead to.
@@ -278,41 +372,32 @@ impl Linker<'_> {
         headers.chain(declared).collect()
     }
 
-    /// An overlay belongs to its parent's disk where both lie in the same folder.
-    fn gather_plain_disks(&mut self) {
-        let overlays: Vec<FileId> = self.overlays().collect();
-        for id in overlays {
-            let root = self.lowest_in_folder(id);
-            if let Some(disk) = self.places.get(&root).map(|place| place.disk.clone())
-                && let Some(place) = self.places.get_mut(&id)
-            {
+    /// An image that no tool's rule placed belongs to its parent's disk where both lie in the
+    /// same folder, unless the user declares another.
+    fn gather_disks(&mut self, plain: &BTreeSet<FileId>) {
+        let files: Vec<FileId> = self.places.keys().copied().collect();
+        let parent_of = |id: FileId| match self.places.get(&id).map(|place| &place.parent) {
+            Some(Parent::File { file, .. }) => Some(*file),
+            _ => None,
+        };
+        let rank = |id: FileId| files.binary_search(&id).ok();
+        let parent = |n: usize| files.get(n).and_then(|id| rank(parent_of(*id)?));
+        let order = parents_first(files.len(), parent, |n| n);
+        for id in order.into_iter().filter_map(|n| files.get(n)) {
+            let file = self.inventory.file(*id);
+            let declared = self.inventory.declaration(&file.path).and_then(|d| d.disk.as_ref());
+            let parent = match self.places.get(id).map(|place| &place.parent) {
+                Some(Parent::File { file, .. }) if plain.contains(id) && declared.is_none() => {
+                    *file
+                }
+                _ => continue,
+            };
+            let beside = self.inventory.file(parent).folder() == file.folder();
+            let disk = self.places.get(&parent).filter(|_| beside).map(|place| place.disk.clone());
+            if let (Some(disk), Some(place)) = (disk, self.places.get_mut(id)) {
                 place.disk = disk;
             }
         }
-    }
-
-    fn overlays(&self) -> impl Iterator<Item = FileId> {
-        let is_overlay = |place: &Place| place.kind == Kind::Overlay;
-        self.places.iter().filter(move |(_, place)| is_overlay(place)).map(|(id, _)| *id)
-    }
-
-    /// The lowest ancestor that is reached without leaving the image's folder. A loop of backing
-    /// files ends after as many steps as there are images.
-    fn lowest_in_folder(&self, id: FileId) -> FileId {
-        let folder = self.inventory.file(id).folder();
-        let mut lowest = id;
-        for _ in 0..self.places.len() {
-            let Some(Place { parent: Parent::File { file, .. }, kind: Kind::Overlay, .. }) =
-                self.places.get(&lowest)
-            else {
-                break;
-            };
-            if self.inventory.file(*file).folder() != folder || !self.places.contains_key(file) {
-                break;
-            }
-            lowest = *file;
-        }
-        lowest
     }
 
     fn apply_declarations(&mut self) {
@@ -367,6 +452,15 @@ fn apply(place: &mut Place, declared: &Declaration, parent: impl Fn(&Path) -> Pa
     }
 }
 
+pub(super) const NO_QCOW2_HEADER: &str = "it does not begin with a qcow2 header: it is damaged, or a raw image \
+     with a wrong name; if it is raw, declare format = \"raw\" in qcowfs.toml";
+
+/// Whether a file's name says that it is a qcow2 image, and the user does not contradict.
+fn is_called_qcow2(file: &FoundFile) -> bool {
+    file.stat.size > 0
+        && Path::new(file.name()).extension().is_some_and(|e| e.eq_ignore_ascii_case("qcow2"))
+}
+
 /// An image on its own: named and dated as its file.
 pub(super) fn plain_place(file: &FoundFile, parent: Parent) -> Place {
     Place {
@@ -389,12 +483,13 @@ pub(super) fn from_epoch(epoch: u64) -> SystemTime {
 fn is_image_like(file: &FoundFile) -> bool {
     let name = file.name();
     match file.content {
-        Content::Qcow2(_) => true,
+        Content::Qcow2(_) | Content::Stream(_) => true,
         Content::Foreign(_) => false,
         Content::Plain => names::is_unfinished(name),
         Content::Unreadable(_) => {
             names::has_raw_ending(name)
                 || names::QmpName::parse(name).is_some()
+                || names::StreamName::parse(name).is_some()
                 || Path::new(name).extension().is_some_and(|e| e.eq_ignore_ascii_case("qcow2"))
                 || file.source.is_some()
         }

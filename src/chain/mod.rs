@@ -18,6 +18,8 @@ pub mod link;
 pub mod order;
 
 mod headers;
+mod live;
 mod named_push;
 mod push;
 mod qmpbackup;
+mod streams;

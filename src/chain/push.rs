@@ -4,14 +4,15 @@
 //! show today's clusters below yesterday's. The parent is the checkpoint before.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
+use std::path::Path;
 
 use super::evidence::{Basis, Evidence};
 use super::headers::HeaderLink;
-use super::inventory::{FileId, FoundFile, Inventory};
-use super::link::{DiskKey, Kind, Linker, Parent, Place, TimeBasis, from_epoch, plain_place};
-use crate::layout::checkpoint_xml::CheckpointXml;
-use crate::layout::names::{PushName, has_raw_ending, is_tools_bitmap};
+use super::inventory::{Content, FileId, FoundFile};
+use super::link::{
+    DiskKey, Kind, Linker, NO_QCOW2_HEADER, Parent, Place, TimeBasis, from_epoch, plain_place,
+};
+use crate::layout::names::{PushName, has_raw_ending};
 
 /// The backups of one live disk, by checkpoint.
 type Group = BTreeMap<u64, FileId>;
@@ -20,14 +21,15 @@ type Group = BTreeMap<u64, FileId>;
 pub(super) fn place(linker: &mut Linker<'_>) {
     let mut groups: BTreeMap<DiskKey, Group> = BTreeMap::new();
     for (id, file) in linker.free_images() {
-        if let Some(name) = PushName::parse(file.name()).filter(|name| may_be_image(file, name)) {
+        let Some(name) = PushName::parse(file.name()) else { continue };
+        if !matches!(file.content, Content::Foreign(_)) {
             let disk = DiskKey { folder: file.folder().to_path_buf(), name: name.stem };
             groups.entry(disk).or_default().insert(name.epoch, id);
         }
     }
+    groups.retain(|disk, group| are_images(linker, disk, group));
     for (disk, group) in groups {
-        let live = linker.inventory.at(&disk.folder.join(&disk.name));
-        let live = live.filter(|&id| is_push_live(linker.inventory, id));
+        let live = live_disk(linker, &disk, &group);
         if !is_push(linker, &disk, &group, live) {
             continue;
         }
@@ -38,43 +40,46 @@ pub(super) fn place(linker: &mut Linker<'_>) {
         if let Some(id) = live.filter(|&id| linker.is_free(id)) {
             let parent = linker.header_parent(id);
             let file = linker.inventory.file(id);
-            let place = Place { disk, kind: Kind::Live, ..plain_place(file, parent) };
-            linker.places.insert(id, place);
+            // Where it lies elsewhere it is a disk of its own.
+            let beside = file.folder() == disk.folder;
+            let own = plain_place(file, parent);
+            let disk = if beside { disk } else { own.disk.clone() };
+            linker.places.insert(id, Place { disk, kind: Kind::Live, ..own });
         }
     }
 }
 
-/// Whether an image is a VM's own disk beside its backups: it holds bitmaps that a backup tool
-/// keeps, or bitmaps named as the checkpoints of the files beside it.
-pub(super) fn is_live(inventory: &Inventory, id: FileId) -> bool {
-    let bitmaps = inventory.file(id).qcow2().map_or(&[][..], |facts| &facts.bitmaps);
-    bitmaps.iter().any(|bitmap| is_tools_bitmap(bitmap)) || is_push_live(inventory, id)
+/// The live disk that a group are backups of: beside them, or where their headers lead.
+fn live_disk(linker: &Linker<'_>, disk: &DiskKey, group: &Group) -> Option<FileId> {
+    let beside = linker.inventory.at(&disk.folder.join(&disk.name));
+    let named = group.values().filter_map(|&id| match linker.header(id) {
+        HeaderLink::To { file, .. } => Some(*file),
+        _ => None,
+    });
+    let named = named.filter(|&id| linker.inventory.file(id).name() == disk.name);
+    beside.into_iter().chain(named).find(|id| linker.live.contains(id))
 }
 
-/// Whether an image holds bitmaps with the names of push backups beside it.
-pub(super) fn is_push_live(inventory: &Inventory, id: FileId) -> bool {
-    let file = inventory.file(id);
-    let bitmaps = file.qcow2().map_or(&[][..], |facts| &facts.bitmaps);
-    bitmaps.iter().any(|bitmap| {
-        let mut backup = file.name().to_os_string();
-        backup.push(".");
-        backup.push(bitmap);
-        !bitmap.contains('/') && inventory.at(&file.folder().join(backup)).is_some()
-    })
-}
-
-fn may_be_image(file: &FoundFile, name: &PushName) -> bool {
-    let raw = file.is_plain() && file.stat.size > 0 && file.stat.size.is_multiple_of(512);
-    let disk_like = has_raw_ending(&name.stem)
-        || std::path::Path::new(&name.stem).extension() == Some(OsStr::new("qcow2"));
-    file.qcow2().is_some() || (raw && disk_like)
+/// Whether files with such names are images at all: rotated logs have them, too. One that is not
+/// among others that are is a damaged one.
+fn are_images(linker: &Linker<'_>, disk: &DiskKey, group: &Group) -> bool {
+    let raw = |file: &FoundFile| {
+        file.is_plain() && file.stat.size > 0 && file.stat.size.is_multiple_of(512)
+    };
+    let mut files = group.values().map(|&id| linker.inventory.file(id));
+    let ending = Path::new(&disk.name).extension();
+    let named_raw = has_raw_ending(&disk.name) || ending.is_some_and(|ending| ending == "qcow2");
+    files.any(|file| file.qcow2().is_some() || (named_raw && raw(file)))
 }
 
 /// Whether the files are backups of a live disk, and not overlays of snapshots that happen to have
 /// a number for a name: the live disk knows them, or there is a full one without a backing file.
 fn is_push(linker: &Linker<'_>, disk: &DiskKey, group: &Group, live: Option<FileId>) -> bool {
     let full = group.values().any(|&id| matches!(linker.header(id), HeaderLink::None));
-    let described = group.keys().any(|&epoch| xml(linker, disk, epoch).is_some());
+    let described = group.iter().any(|(epoch, &id)| {
+        let all = linker.backing_path(id).map(|path| linker.checkpoints_of(path, &disk.folder));
+        all.into_iter().flatten().any(|xml| xml.name == epoch.to_string())
+    });
     live.is_some() || full || described
 }
 
@@ -86,13 +91,22 @@ fn place_member(
     epoch: u64,
     id: FileId,
 ) -> Place {
+    let file = linker.inventory.file(id);
+    let siblings = group.values().copied().chain(live);
     let parent = match linker.header(id) {
+        _ if file.is_plain() && !is_raw_backup(linker, file, siblings) => {
+            Parent::Missing(NO_QCOW2_HEADER.into())
+        }
         HeaderLink::None => Parent::None,
-        // Rebased by hand onto another backup: then the header is true.
-        HeaderLink::To { file, .. } if group.values().any(|member| member == file) => {
+        // Neither the live disk nor called like it: then the header is true.
+        HeaderLink::To { file, .. }
+            if !linker.live.contains(file) && linker.inventory.file(*file).name() != disk.name =>
+        {
             linker.header_parent(id)
         }
-        HeaderLink::Missing { name, .. } if *name != disk.name => linker.header_parent(id),
+        HeaderLink::Missing { path, .. } if path.file_name() != Some(&disk.name) => {
+            linker.header_parent(id)
+        }
         _ => checkpoint_before(linker, disk, group, live, epoch),
     };
     let kind = if matches!(parent, Parent::None) { Kind::Full } else { Kind::Incremental };
@@ -102,8 +116,21 @@ fn place_member(
         kind,
         time: from_epoch(epoch),
         time_basis: TimeBasis::Name,
-        ..plain_place(linker.inventory.file(id), parent)
+        ..plain_place(file, parent)
     }
+}
+
+/// Whether bytes without a header are a backup in raw format, which libvirt writes on demand: it
+/// has exactly the disk's size, as the other backups or the live disk know it.
+fn is_raw_backup(
+    linker: &Linker<'_>,
+    file: &FoundFile,
+    siblings: impl Iterator<Item = FileId>,
+) -> bool {
+    let images = siblings.filter_map(|id| linker.inventory.file(id).qcow2());
+    let mut sizes = images.map(|facts| facts.header.virtual_size).peekable();
+    let unknown = sizes.peek().is_none();
+    file.stat.size.is_multiple_of(512) && (unknown || sizes.any(|size| size == file.stat.size))
 }
 
 fn checkpoint_before(
@@ -113,19 +140,15 @@ fn checkpoint_before(
     live: Option<FileId>,
     epoch: u64,
 ) -> Parent {
-    let described = xml(linker, disk, epoch).and_then(|xml| xml.parent.as_deref());
-    if let Some(parent) = described {
-        let file = parent.parse().ok().and_then(|parent: u64| group.get(&parent));
-        let Some(&file) = file else {
-            return Parent::Missing(missing_checkpoint(disk, parent));
-        };
-        let text = format!("the checkpoint's description names its parent, {parent}");
-        let evidence = Evidence::new(Basis::CheckpointXml, text);
-        return Parent::File { file, as_raw: false, evidence };
-    }
+    let described: Option<u64> = group.get(&epoch).and_then(|&id| {
+        let live_path = linker.backing_path(id)?;
+        let name = epoch.to_string();
+        let all = linker.checkpoints_of(live_path, &disk.folder);
+        all.into_iter().find(|xml| xml.name == name)?.parent.as_deref()?.parse().ok()
+    });
     let bitmaps = live.and_then(|id| linker.inventory.file(id).qcow2()).map(|facts| &facts.bitmaps);
     let known = bitmaps.into_iter().flatten().filter_map(|bitmap| bitmap.parse().ok());
-    let known: BTreeSet<u64> = known.chain(group.keys().copied()).collect();
+    let known: BTreeSet<u64> = known.chain(group.keys().copied()).chain(described).collect();
     let Some(before) = known.range(..epoch).next_back() else {
         return Parent::Missing(format!(
             "there is no backup of {:?} before it in this folder; its header names the live disk, \
@@ -133,17 +156,31 @@ fn checkpoint_before(
             disk.name.to_string_lossy()
         ));
     };
-    match group.get(before) {
-        Some(&file) => {
+    let Some(&file) = group.get(before) else {
+        return Parent::Missing(missing_checkpoint(disk, &before.to_string()));
+    };
+    let evidence = match described {
+        Some(parent) if parent == *before => {
+            let text = format!("the checkpoint's description names its parent, {parent}");
+            Evidence::new(Basis::CheckpointXml, text)
+        }
+        // An increment since an older checkpoint holds all that the ones between hold, too.
+        Some(parent) => {
+            let text = format!(
+                "virsh backup-begin: it stands on the checkpoint before it, {before}; its \
+                 description names {parent}, which lies below that"
+            );
+            Evidence::new(Basis::NamingRule, text)
+        }
+        None => {
             let text = format!(
                 "virsh backup-begin: an increment stands on the checkpoint before it, {before}; \
                  its header names the live disk instead"
             );
-            let evidence = Evidence::new(Basis::NamingRule, text);
-            Parent::File { file, as_raw: false, evidence }
+            Evidence::new(Basis::NamingRule, text)
         }
-        None => Parent::Missing(missing_checkpoint(disk, &before.to_string())),
-    }
+    };
+    Parent::File { file, as_raw: false, evidence }
 }
 
 fn missing_checkpoint(disk: &DiskKey, checkpoint: &str) -> String {
@@ -153,13 +190,4 @@ fn missing_checkpoint(disk: &DiskKey, checkpoint: &str) -> String {
          without it the bytes would be wrong. If that checkpoint never was a backup, declare the \
          parent in qcowfs.toml"
     )
-}
-
-fn xml<'a>(linker: &'a Linker<'_>, disk: &DiskKey, epoch: u64) -> Option<&'a CheckpointXml> {
-    let name = epoch.to_string();
-    let disk = disk.name.to_string_lossy();
-    linker.inventory.checkpoint_xml().iter().find(|xml| {
-        xml.name == name
-            && (xml.disk_files.is_empty() || xml.disk_files.iter().any(|file| *file == disk))
-    })
 }

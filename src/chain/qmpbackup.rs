@@ -9,10 +9,12 @@ use std::time::{Duration, SystemTime};
 
 use super::evidence::{Basis, Evidence};
 use super::headers::HeaderLink;
-use super::inventory::{FileId, FoundFile, Inventory};
-use super::link::{DiskKey, Kind, Linker, Parent, Place, TimeBasis, from_epoch, plain_place};
-use super::push::is_live;
+use super::inventory::{Content, FileId, FoundFile, Inventory};
+use super::link::{
+    DiskKey, Kind, Linker, NO_QCOW2_HEADER, Parent, Place, TimeBasis, from_epoch, plain_place,
+};
 use crate::layout::names::{QmpLevel, QmpName};
+use crate::source::Source;
 
 /// A backup of a disk, as its name tells.
 struct Member {
@@ -33,10 +35,11 @@ pub(super) fn place(linker: &mut Linker<'_>) {
             let place = Place { disk: disk.clone(), ..plain_place(file, Parent::None) };
             linker.places.insert(id, place);
         }
-        for (n, member) in members.iter().enumerate() {
-            let before = members.get(..n).unwrap_or_default();
-            let parent = parent_of(linker, disk, member, before, bare, &runs);
-            insert(linker, disk, member, parent);
+        for n in 0..members.len() {
+            let group = Group { disk, members, bare, runs: &runs };
+            if let Some((member, place)) = group.place(linker, n) {
+                linker.places.insert(member, place);
+            }
         }
     }
 }
@@ -64,17 +67,30 @@ fn disk_key(inventory: &Inventory, file: &FoundFile, name: &QmpName) -> DiskKey 
 fn members(linker: &Linker<'_>) -> Disks {
     let mut disks = Disks::new();
     for (id, file) in linker.free_images() {
-        let Some(name) = QmpName::parse(file.name()) else { continue };
-        if file.stat.size == 0 {
-            continue;
+        let Some(mut name) = QmpName::parse(file.name()) else { continue };
+        if matches!(file.content, Content::Foreign(_)) {
+            // Packed afterwards (`INC-...-vm.qcow2.zst`): it has its place, and is broken there.
+            name.disk = name.disk.map(|disk| Path::new(&disk).with_extension("").into());
         }
         let key = disk_key(linker.inventory, file, &name);
         disks.entry(key).or_default().push(Member { id, name });
     }
+    // Checksums and notes may have such names, too.
+    let is_image = |member: &Member| {
+        let file = linker.inventory.file(member.id);
+        !file.is_plain() || is_whole_sectors(file)
+    };
+    disks.retain(|disk, members| {
+        members.iter().any(is_image) || linker.should_be_qcow2(disk, std::iter::empty())
+    });
     for members in disks.values_mut() {
         members.sort_by_key(|member| (member.name.epoch, member.name.level != QmpLevel::Full));
     }
     disks
+}
+
+fn is_whole_sectors(file: &FoundFile) -> bool {
+    file.stat.size > 0 && file.stat.size.is_multiple_of(512)
 }
 
 /// The full backup that `--no-timestamp` leaves: a file with the disk's own name beside the
@@ -84,102 +100,204 @@ fn bare_full(linker: &Linker<'_>, disk: &DiskKey) -> Option<FileId> {
     let file = linker.inventory.file(id);
     let stands_alone = matches!(linker.header(id), HeaderLink::None);
     let is_image = file.is_plain() || file.qcow2().is_some();
-    (linker.is_free(id) && stands_alone && is_image && !is_live(linker.inventory, id)).then_some(id)
+    (linker.is_free(id) && stands_alone && is_image && !linker.live.contains(&id)).then_some(id)
 }
 
-fn insert(linker: &mut Linker<'_>, disk: &DiskKey, member: &Member, parent: Parent) {
-    let file = linker.inventory.file(member.id);
-    let mut warnings = Vec::new();
-    let kind = match member.name.level {
-        QmpLevel::Full => Kind::Full,
-        QmpLevel::Copy => Kind::Copy,
-        QmpLevel::Inc => Kind::Incremental,
-    };
-    if kind == Kind::Incremental && file.is_plain() {
-        warnings.push(raw_increment_warning(file));
-    }
-    let place = Place {
-        disk: disk.clone(),
-        label: member.name.label(),
-        kind,
-        time: from_epoch(member.name.epoch),
-        time_basis: TimeBasis::Name,
-        parent,
-        warnings,
-    };
-    linker.places.insert(member.id, place);
-}
-
-fn parent_of(
-    linker: &Linker<'_>,
-    disk: &DiskKey,
-    member: &Member,
-    before: &[Member],
+/// The backups of one disk.
+struct Group<'a> {
+    disk: &'a DiskKey,
+    members: &'a [Member],
     bare: Option<FileId>,
-    runs: &Runs,
-) -> Parent {
-    let by_name = match member.name.level {
-        QmpLevel::Full | QmpLevel::Copy => Parent::None,
-        QmpLevel::Inc => parent_by_name(linker, disk, member, before, bare, runs),
-    };
-    match linker.header(member.id) {
-        // After a rebase the header says it too, and says it best.
-        HeaderLink::To { file, .. } if !is_live(linker.inventory, *file) => {
-            linker.header_parent(member.id)
-        }
-        HeaderLink::Missing { name, .. } if QmpName::parse(name).is_some() => {
-            linker.header_parent(member.id)
-        }
-        _ => by_name,
-    }
+    runs: &'a Runs,
 }
 
-fn parent_by_name(
-    linker: &Linker<'_>,
-    disk: &DiskKey,
-    member: &Member,
-    before: &[Member],
-    bare: Option<FileId>,
-    runs: &Runs,
-) -> Parent {
-    let last = before.iter().rfind(|other| other.name.level != QmpLevel::Copy);
-    let bare = bare.filter(|&id| {
-        let made = linker.inventory.file(id).stat.mtime;
-        last.is_none_or(|last| {
-            last.name.level == QmpLevel::Full
-                && made > from_epoch(last.name.epoch)
-                && made < from_epoch(member.name.epoch)
-        })
-    });
-    if let Some(file) = bare {
-        let text = "qmpbackup: an increment stands on the full backup with the disk's own name";
-        return Parent::File {
-            file,
-            as_raw: false,
-            evidence: Evidence::new(Basis::NamingRule, text),
+impl Group<'_> {
+    /// Decides about the backup of this number.
+    fn place(&self, linker: &Linker<'_>, n: usize) -> Option<(FileId, Place)> {
+        let member = self.members.get(n)?;
+        let file = linker.inventory.file(member.id);
+        let mut warnings = Vec::new();
+        let kind = match member.name.level {
+            QmpLevel::Full => Kind::Full,
+            QmpLevel::Copy => Kind::Copy,
+            QmpLevel::Inc => Kind::Incremental,
         };
+        if kind == Kind::Incremental && file.is_plain() {
+            warnings.push(raw_increment_warning(file));
+        }
+        let parent = match self.damage(linker, file) {
+            Some(reason) => Parent::Missing(reason),
+            None => self.parent(linker, member, n, &mut warnings),
+        };
+        let place = Place {
+            disk: self.disk.clone(),
+            label: member.name.label(),
+            kind,
+            time: from_epoch(member.name.epoch),
+            time_basis: TimeBasis::Name,
+            parent,
+            warnings,
+        };
+        Some((member.id, place))
     }
-    let Some(last) = last else {
-        return Parent::Missing(format!(
-            "there is no full backup (FULL-...) of {:?} before it in this folder",
-            disk.name.to_string_lossy()
-        ));
-    };
-    if let Some(reason) = runs.missing_between(disk, last.name.epoch, member.name.epoch) {
-        return Parent::Missing(reason);
+
+    /// Why a file cannot be what its name says: a damaged qcow2 image looks like a raw one.
+    fn damage(&self, linker: &Linker<'_>, file: &FoundFile) -> Option<String> {
+        if !file.is_plain() || linker.inventory.declaration(&file.path).is_some() {
+            return None;
+        }
+        let siblings = self.members.iter().map(|member| member.id);
+        if linker.should_be_qcow2(self.disk, siblings) {
+            return Some(NO_QCOW2_HEADER.into());
+        }
+        (!is_whole_sectors(file)).then(|| {
+            "its size is not a multiple of 512 bytes: it is cut, or not the image of a disk".into()
+        })
     }
-    let text = format!(
-        "qmpbackup: an increment stands on the newest backup before it, {}",
-        last.name.label().to_string_lossy()
-    );
-    let evidence = Evidence::new(Basis::NamingRule, text);
-    Parent::File { file: last.id, as_raw: false, evidence }
+
+    fn parent(
+        &self,
+        linker: &Linker<'_>,
+        member: &Member,
+        n: usize,
+        warnings: &mut Vec<String>,
+    ) -> Parent {
+        let by_name = match member.name.level {
+            QmpLevel::Full | QmpLevel::Copy => Parent::None,
+            QmpLevel::Inc => self.parent_by_name(linker, member, n, warnings),
+        };
+        match linker.header(member.id) {
+            // After a rebase the header says it too, and says it best.
+            HeaderLink::To { file, .. } if !linker.live.contains(file) => {
+                warnings.extend(disagreement(linker, *file, &by_name));
+                linker.header_parent(member.id)
+            }
+            HeaderLink::Missing { path, .. }
+                if path.file_name().is_some_and(|name| QmpName::parse(name).is_some()) =>
+            {
+                linker.header_parent(member.id)
+            }
+            _ => by_name,
+        }
+    }
+
+    fn parent_by_name(
+        &self,
+        linker: &Linker<'_>,
+        member: &Member,
+        n: usize,
+        warnings: &mut Vec<String>,
+    ) -> Parent {
+        let before = self.members.get(..n).unwrap_or_default();
+        let last = before.iter().rfind(|other| other.name.level != QmpLevel::Copy);
+        if let Some(parent) = self.bare_parent(linker, member, last, warnings) {
+            return parent;
+        }
+        let Some(last) = last else {
+            return Parent::Missing(format!(
+                "there is no full backup (FULL-...) of {:?} before it in this folder",
+                self.disk.name.to_string_lossy()
+            ));
+        };
+        match self.runs.missing_between(self.disk, last.name.epoch, member.name.epoch) {
+            Some(Gap { usual: true, reason }) => return Parent::Missing(reason),
+            Some(Gap { usual: false, reason }) => warnings.push(reason),
+            None => {}
+        }
+        let (file, below) = (linker.inventory.file(member.id), linker.inventory.file(last.id));
+        if file.is_plain() && below.is_plain() && file.stat.size < below.stat.size {
+            return Parent::Missing(format!(
+                "it is shorter than the backup before it, {}: a raw increment has the whole disk's \
+                 size, so it was cut; if the disk really shrank, declare its parent in qcowfs.toml",
+                last.name.label().to_string_lossy()
+            ));
+        }
+        let text = format!(
+            "qmpbackup: an increment stands on the newest backup before it, {}",
+            last.name.label().to_string_lossy()
+        );
+        let evidence = Evidence::new(Basis::NamingRule, text);
+        Parent::File { file: last.id, as_raw: false, evidence }
+    }
+
+    /// The full backup with the disk's own name, if the increment stands on that: only its
+    /// modification time tells when it was made, and each new one overwrites it.
+    fn bare_parent(
+        &self,
+        linker: &Linker<'_>,
+        member: &Member,
+        last: Option<&Member>,
+        warnings: &mut Vec<String>,
+    ) -> Option<Parent> {
+        let bare = self.bare?;
+        let made = linker.inventory.file(bare).stat.mtime;
+        let run = from_epoch(member.name.epoch);
+        let after_last = last.is_none_or(|last| made > from_epoch(last.name.epoch));
+        let (bare_file, file) = (linker.inventory.file(bare), linker.inventory.file(member.id));
+        if made <= run {
+            // Before every other backup: the start of the chain, which `last` stands on.
+            return after_last.then(|| link_to_bare(bare));
+        }
+        if last.is_some_and(|last| last.name.level == QmpLevel::Full) {
+            return None;
+        }
+        if came_later(bare_file, file, run) {
+            return Some(Parent::Missing(
+                "the full backup with the disk's own name is newer than this increment: it took \
+                 the place of the one that this increment stands on"
+                    .into(),
+            ));
+        }
+        if last.is_some() {
+            return None;
+        }
+        warnings.push(
+            "the modification times here are those of a copy: whether the full backup with the \
+             disk's own name is the one that this increment stands on, they cannot tell"
+                .into(),
+        );
+        let evidence = Evidence::new(Basis::TimeOrder, "it is the only full backup of this disk");
+        Some(Parent::File { file: bare, as_raw: false, evidence })
+    }
+}
+
+/// What to say where the header and the names disagree.
+fn disagreement(linker: &Linker<'_>, header: FileId, by_name: &Parent) -> Option<String> {
+    let path = |id: FileId| linker.inventory.file(id).path.display();
+    match by_name {
+        Parent::File { file, .. } if *file != header => Some(format!(
+            "its header names {} as what it stands on, the epochs in the names say {}; the header \
+             is followed",
+            path(header),
+            path(*file)
+        )),
+        _ => None,
+    }
+}
+
+fn link_to_bare(file: FileId) -> Parent {
+    let text = "qmpbackup: an increment stands on the full backup with the disk's own name";
+    Parent::File { file, as_raw: false, evidence: Evidence::new(Basis::NamingRule, text) }
+}
+
+/// Whether `newer` was written in a later run, and not copied together with `file`: it came longer
+/// after `file` than `file` after the run in its name.
+fn came_later(newer: &FoundFile, file: &FoundFile, run: SystemTime) -> bool {
+    let after = newer.stat.mtime.duration_since(file.stat.mtime).ok();
+    let took = file.stat.mtime.duration_since(run).ok();
+    after.zip(took).is_some_and(|(after, took)| after > took)
 }
 
 fn raw_increment_warning(file: &FoundFile) -> String {
     if file.stat.allocated >= file.stat.size {
         return "this raw increment has no holes left: a copy that did not keep them has made all \
                 of it data, and it hides everything below; take it from the original backup"
+            .into();
+    }
+    if file.source.as_ref().is_some_and(|source| !source.knows_unwritten()) {
+        return "this raw increment lies on a file system that cannot tell 'zeroed' from \
+                'unchanged': ranges that the guest zeroed show older bytes; take it from the \
+                original backup"
             .into();
     }
     "a raw increment tells 'unchanged' from 'zeroed' by holes and unwritten extents, which cp, \
@@ -215,10 +333,10 @@ impl Runs {
         Self { by_vm }
     }
 
-    /// Why the increment at `to` cannot stand on the backup at `from`: other disks of the VM have
-    /// an increment of a run between them, and this disk usually takes part in the same runs. Two
-    /// disks on different schedules (this one lacks most of the others' runs) prove nothing.
-    fn missing_between(&self, disk: &DiskKey, from: u64, to: u64) -> Option<String> {
+    /// What speaks against the increment at `to` standing on the backup at `from`: other disks of
+    /// the VM have an increment of a run between them. Where this disk takes part in most of the
+    /// others' runs, its own is missing; where it does not, it may have a schedule of its own.
+    fn missing_between(&self, disk: &DiskKey, from: u64, to: u64) -> Option<Gap> {
         let disks = self.by_vm.get(&vm_folder(disk))?;
         let own = &disks.iter().find(|runs| runs.disk == *disk)?.all;
         let (first, last) = (*own.first()?, *own.last()?);
@@ -229,15 +347,27 @@ impl Runs {
         let missing = *theirs.difference(own).find(|&&run| from < run && run < to)?;
         let when = jiff::Timestamp::try_from(SystemTime::UNIX_EPOCH + Duration::from_secs(missing));
         let when = when.map_or_else(|_| missing.to_string(), |time| time.to_string());
-        (lacking * 2 <= theirs.union(own).count()).then(|| {
-            format!(
-                "an increment is missing before it: the other disks of this VM have one of the run \
-                 at {when} (INC-{missing}), this disk has none; without it the bytes would be \
-                 wrong. If this disk was left out of that run on purpose, declare the parent in \
-                 qcowfs.toml"
-            )
-        })
+        if lacking * 2 > theirs.union(own).count() {
+            let reason = format!(
+                "other disks of this VM have an increment of the run at {when} (INC-{missing}), \
+                 this disk has none; if it was lost, what is shown here is wrong"
+            );
+            return Some(Gap { usual: false, reason });
+        }
+        let reason = format!(
+            "an increment is missing before it: the other disks of this VM have one of the run at \
+             {when} (INC-{missing}), this disk has none; without it the bytes would be wrong. If \
+             this disk was left out of that run on purpose, declare the parent in qcowfs.toml"
+        );
+        Some(Gap { usual: true, reason })
     }
+}
+
+/// A run in which other disks took part and this one did not.
+struct Gap {
+    /// Whether this disk usually takes part in the same runs as the others.
+    usual: bool,
+    reason: String,
 }
 
 /// The folder that holds the disks of one VM: each disk has a folder of its own in it, or (with

@@ -14,6 +14,7 @@ use std::process::{Command, Stdio};
 use log::debug;
 
 use crate::error::{Error, Result};
+use crate::sys;
 
 /// The hidden flag, without its dashes.
 pub(super) const FLAG: &str = "background-child";
@@ -24,6 +25,9 @@ const FAILED: &str = "failed: ";
 
 /// Starts the child; returns when its view answers.
 pub(super) fn start() -> Result<()> {
+    // A descriptor that was left open would be held, and what is locked with it, until the view is
+    // unmounted.
+    sys::keep_descriptors_to_ourselves().map_err(fail)?;
     let mut arguments = env::args_os();
     let name = arguments.next().unwrap_or_else(|| OsString::from("qcowfs"));
     let mut child = Command::new(PROGRAM)

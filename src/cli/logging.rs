@@ -75,15 +75,23 @@ pub(super) fn start(verbosity: Verbosity, destination: Destination) -> Result<()
     Ok(())
 }
 
-fn start_syslog(filter: Logger) -> Result<()> {
-    let formatter = Formatter3164 {
+/// Whether the system has a log that takes messages.
+pub(super) fn has_syslog() -> bool {
+    syslog::unix(formatter()).is_ok()
+}
+
+fn formatter() -> Formatter3164 {
+    Formatter3164 {
         facility: Facility::LOG_DAEMON,
         hostname: None,
         process: "qcowfs".to_owned(),
         pid: process::id(),
-    };
-    // Containers have none: the view is served all the same.
-    let Ok(logger) = syslog::unix(formatter) else { return Ok(()) };
+    }
+}
+
+fn start_syslog(filter: Logger) -> Result<()> {
+    // Containers have none: the view is served all the same, and the user was told.
+    let Ok(logger) = syslog::unix(formatter()) else { return Ok(()) };
     let level = filter.filter();
     set(Box::new(Filtered { filter, syslog: BasicLogger::new(logger) }))?;
     log::set_max_level(level);

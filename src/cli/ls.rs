@@ -8,6 +8,7 @@ use super::LsArgs;
 use crate::chain::catalog::Catalog;
 use crate::error::{Error, Result};
 use crate::tree::info::Info;
+use crate::tree::names::printable;
 use crate::tree::plan::Plan;
 use crate::tree::read_catalog;
 
@@ -84,7 +85,7 @@ fn print_text(out: &mut Vec<u8>, listing: &Listing) -> io::Result<()> {
         writeln!(out)?;
     }
     for Ignored { path, reason } in &listing.ignored {
-        writeln!(out, "not shown: {path:?}: {reason}")?;
+        writeln!(out, "not shown: {path:?}: {}", printable(reason))?;
     }
     Ok(())
 }
@@ -104,10 +105,10 @@ fn print_disk(out: &mut Vec<u8>, disk: &DiskListing) -> io::Result<()> {
     for (checkpoint, row) in disk.checkpoints.iter().zip(&rows) {
         print_row(out, row, &widths)?;
         if let Some(reason) = &checkpoint.reason {
-            writeln!(out, "    broken: {reason}")?;
+            writeln!(out, "    broken: {}", printable(reason))?;
         }
         for warning in &checkpoint.warnings {
-            writeln!(out, "    warning: {warning}")?;
+            writeln!(out, "    warning: {}", printable(warning))?;
         }
     }
     if let Some(latest) = &disk.latest {

@@ -93,7 +93,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
     }
 }
 
-/// The one line on the standard error. If nobody can read it, the exit code still tells.
+/// A line on the standard error. If nobody can read it, the exit code still tells.
 fn complain(what: &str) {
     let line = what.replace('\n', "; ");
     let _unread = writeln!(io::stderr(), "qcowfs: {line}");

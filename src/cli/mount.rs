@@ -23,6 +23,10 @@ Mount options, comma-separated; may be repeated, and later ones win:
   ro, noexec, exec, nodev, nosuid, noatime, atime
   dev, suid                 for root only";
 
+/// Said where nobody would ever see why a read failed.
+const NO_SYSLOG: &str =
+    "note: there is no syslog here; say --log-file FILE to keep the reasons of read errors";
+
 /// More threads than this have not been seen to help.
 const MOST_THREADS: usize = 8;
 
@@ -72,6 +76,9 @@ pub(super) fn run(
     }
     if !is_background_child {
         background::start()?;
+        if args.log_file.is_none() && !logging::has_syslog() {
+            super::complain(NO_SYSLOG);
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let mut parent = Parent::new();

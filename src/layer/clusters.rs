@@ -1,4 +1,4 @@
-//! Decompressed clusters, kept for all readers within a bound of bytes.
+//! Decompressed clusters and blocks of tables, kept for all readers within a bound of bytes.
 //!
 //! Clusters that can be unpacked by themselves live in a cache that evicts what is used least.
 //! Such a cache drops what is new and was used once before anything else. But who unpacks a chunk
@@ -21,13 +21,13 @@ const LARGEST_CLUSTER: u64 = 2 << 20;
 /// The usual one, from which the number of entries is estimated.
 const USUAL_CLUSTER: u64 = 64 << 10;
 
-/// Which cluster of which file.
+/// Which part of which file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ClusterKey {
     /// The opened file: a number that no other opened file has.
     pub file: u64,
-    /// What the file's layers call the cluster ([`crate::extent::Slot::Packed`]).
-    pub token: u64,
+    /// What of it.
+    pub part: Part,
 }
 
 impl ClusterKey {
@@ -43,7 +43,23 @@ const QUEUE_PART: u64 = 8;
 /// The longest queue: it is searched from end to end.
 const QUEUE_LENGTH: usize = 128;
 
-/// A bounded cache of decompressed clusters, shared by all layers and threads.
+/// What is kept of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// A compressed cluster, by what the file's layers call it ([`crate::extent::Slot::Packed`]):
+    /// what it unpacks to.
+    Packed(u64),
+    /// Bytes of a table, as they are in the file.
+    Table {
+        /// Where in the file.
+        offset: u64,
+        /// How many were asked for: the file may have fewer.
+        len: u64,
+    },
+}
+
+/// A bounded cache of decompressed clusters and blocks of tables, shared by all layers and
+/// threads.
 pub struct ClusterCache {
     clusters: Cache<ClusterKey, Arc<[u8]>, Bytes>,
     newest: Mutex<Queue>,
@@ -159,7 +175,7 @@ mod tests {
     use crate::error::Error;
 
     fn key(token: u64) -> ClusterKey {
-        ClusterKey { file: 1, token }
+        ClusterKey { file: 1, part: Part::Packed(token) }
     }
 
     fn cluster(byte: u8, len: usize) -> Arc<[u8]> {
@@ -179,9 +195,20 @@ mod tests {
     fn the_same_token_of_two_files_is_two_clusters() {
         let cache = ClusterCache::new(1 << 20);
         for file in [1, 2] {
-            let key = ClusterKey { file, token: 9 };
+            let key = ClusterKey { file, part: Part::Packed(9) };
             let byte = u8::try_from(file).unwrap();
             let got = cache.get_or_try_insert_with(key, || Ok(cluster(byte, 512))).unwrap();
+            assert_eq!(got[0], byte);
+        }
+    }
+
+    #[test]
+    fn a_table_is_never_taken_for_the_cluster_whose_token_is_its_offset() {
+        let cache = ClusterCache::new(1 << 20);
+        let parts = [Part::Packed(512), Part::Table { offset: 512, len: 8 }];
+        for (part, byte) in parts.into_iter().zip(1..) {
+            let key = ClusterKey { file: 1, part };
+            let got = cache.get_or_try_insert_with(key, || Ok(cluster(byte, 8))).unwrap();
             assert_eq!(got[0], byte);
         }
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::Layer;
+use super::{Layer, USUAL_GRANULARITY};
 use crate::error::{Error, Result};
 use crate::extent::{Extent, Fault, GuestOffset, HostOffset, Slot, Word, Words};
 
@@ -16,6 +16,7 @@ use crate::extent::{Extent, Fault, GuestOffset, HostOffset, Slot, Word, Words};
 pub struct MemoryLayer {
     path: PathBuf,
     size: u64,
+    granularity: u64,
     extents: Vec<Extent>,
     bytes: Vec<u8>,
     unreadable: AtomicBool,
@@ -56,11 +57,18 @@ impl MemoryLayer {
         Ok(Self {
             path: path.into(),
             size,
+            granularity: USUAL_GRANULARITY,
             extents,
             bytes,
             unreadable: AtomicBool::new(false),
             asked: AtomicU64::new(0),
         })
+    }
+
+    /// The same layer with another [`Layer::granularity`] than 64 KiB.
+    #[must_use]
+    pub fn with_granularity(self, granularity: u64) -> Self {
+        Self { granularity, ..self }
     }
 
     /// From now on the tables of this layer can be read, or not.
@@ -106,6 +114,10 @@ impl Layer for MemoryLayer {
         self.size
     }
 
+    fn granularity(&self) -> u64 {
+        self.granularity
+    }
+
     fn words(&self, words: &mut Words) {
         self.asked.fetch_add(1, Ordering::SeqCst);
         let range = words.range();
@@ -125,6 +137,16 @@ impl Layer for MemoryLayer {
             };
             words.push_until(extent.range.end, word);
         }
+    }
+
+    fn empty_until(&self, offset: u64) -> u64 {
+        if self.unreadable.load(Ordering::SeqCst) {
+            return offset;
+        }
+        let first = self.extents.partition_point(|extent| extent.range.end <= offset);
+        let says = |extent: &&Extent| !matches!(extent.word, Word::Below | Word::Zero);
+        let next = self.extents.get(first..).unwrap_or_default().iter().find(says);
+        next.map_or(u64::MAX, |extent| extent.range.start.max(offset))
     }
 
     fn read(&self, slot: Slot, guest: GuestOffset, buf: &mut [u8]) -> Result<()> {

@@ -17,6 +17,9 @@ pub use memory::{Disordered, MemoryLayer};
 use crate::error::Result;
 use crate::extent::{GuestOffset, Slot, Words};
 
+/// The cluster size of most qcow2 images; raw increments are copied in such units, too.
+const USUAL_GRANULARITY: u64 = 64 << 10;
+
 /// One layer of a chain.
 pub trait Layer: Send + Sync {
     /// The file's path within the source folder, for messages.
@@ -25,10 +28,27 @@ pub trait Layer: Send + Sync {
     /// Bytes of the virtual disk, as this layer knows it.
     fn virtual_size(&self) -> u64;
 
+    /// Bytes of the finest extent that this layer can speak of, where that is known: it decides how
+    /// much of the disk a map takes in at a time. What is cut finer is served as well, in more
+    /// memory.
+    fn granularity(&self) -> u64 {
+        USUAL_GRANULARITY
+    }
+
     /// Says what this layer holds in `words.range()`, which may reach past the virtual size (the
     /// map cuts there). A table that cannot be read becomes [`crate::extent::Fault::Unreadable`]
     /// for the ranges it maps, and a line in the log.
     fn words(&self, words: &mut Words);
+
+    /// A byte at or after `offset` before which this layer says nothing but [`Word::Below`] and
+    /// [`Word::Zero`]: what lies between needs no look. `offset` itself where nothing is known.
+    /// It lets a seek pass over the emptiness of a huge disk, and must stay cheap.
+    ///
+    /// [`Word::Below`]: crate::extent::Word::Below
+    /// [`Word::Zero`]: crate::extent::Word::Zero
+    fn empty_until(&self, offset: u64) -> u64 {
+        offset
+    }
 
     /// Fills `buf` with the bytes at `guest`, which lie in one extent of this layer; `slot` is
     /// that of the first byte.

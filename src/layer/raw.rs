@@ -71,6 +71,10 @@ impl Layer for RawLayer {
         }
     }
 
+    fn empty_until(&self, offset: u64) -> u64 {
+        self.file.next_data(offset).unwrap_or(offset)
+    }
+
     fn read(&self, slot: Slot, _: GuestOffset, buf: &mut [u8]) -> Result<()> {
         match slot {
             Slot::Host(HostOffset(at)) => self.file.read_padded(at, buf),

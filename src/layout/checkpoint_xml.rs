@@ -12,9 +12,9 @@ pub struct CheckpointXml {
     pub parent: Option<String>,
     /// When it was made.
     pub created: Option<SystemTime>,
-    /// File names (last path component) of the live disks that it speaks of; empty if it does not
+    /// Paths of the live disks that it speaks of, on the machine of the VM; empty if it does not
     /// say.
-    pub disk_files: Vec<String>,
+    pub disk_paths: Vec<String>,
 }
 
 impl CheckpointXml {
@@ -34,18 +34,17 @@ impl CheckpointXml {
         };
         let parent = root.children().find(|c| c.has_tag_name("parent"));
         let seconds = child(root, "creationTime").and_then(|text| text.trim().parse().ok());
-        let disk_files = root
+        let disk_paths = root
             .descendants()
             .filter(|node| node.has_tag_name("source"))
             .filter_map(|node| node.attribute("file"))
-            .filter_map(|path| path.rsplit('/').next())
             .map(str::to_owned)
             .collect();
         Some(Self {
             name: child(root, "name")?,
             parent: parent.and_then(|node| child(node, "name")),
             created: seconds.map(|s| SystemTime::UNIX_EPOCH + Duration::from_secs(s)),
-            disk_files,
+            disk_paths,
         })
     }
 }
@@ -62,7 +61,7 @@ mod tests {
              </devices></domain></domaincheckpoint>";
         let parsed = CheckpointXml::parse(text).expect("parses");
         assert_eq!((parsed.name.as_str(), parsed.parent.as_deref()), ("two", Some("one")));
-        assert_eq!(parsed.disk_files, ["vm-root.qcow2"]);
+        assert_eq!(parsed.disk_paths, ["/var/vm-root.qcow2"]);
         let created = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_161_382);
         assert_eq!(parsed.created, Some(created));
     }

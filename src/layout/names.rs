@@ -80,39 +80,95 @@ impl PushName {
     }
 }
 
+/// What virtnbdbackup calls a file: `<device>.<level>[.<tag>].data`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamName {
+    /// The VM's name for the disk: `vda`.
+    pub device: OsString,
+    /// Which kind of backup.
+    pub level: StreamLevel,
+    /// An increment's checkpoint, or a differential's time.
+    pub tag: Option<OsString>,
+}
+
+/// The level of a virtnbdbackup run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StreamLevel {
+    /// Starts a chain.
+    Full,
+    /// A full one beside the chain.
+    Copy,
+    /// What changed since the checkpoint before.
+    Inc,
+    /// The same, without a checkpoint of its own: nobody's parent.
+    Diff,
+}
+
+impl StreamName {
+    /// Takes a file name apart, if it is one of virtnbdbackup's.
+    pub fn parse(name: &OsStr) -> Option<Self> {
+        let name = name.as_bytes().strip_suffix(b".data")?;
+        let mut parts = name.splitn(3, |&byte| byte == b'.');
+        let (device, level) = (parts.next()?, parts.next()?);
+        let tag = parts.next().map(|tag| OsString::from_vec(tag.to_vec()));
+        let level = match (level, &tag) {
+            (b"full", None) => StreamLevel::Full,
+            (b"copy", None) => StreamLevel::Copy,
+            (b"inc", Some(_)) => StreamLevel::Inc,
+            (b"diff", Some(_)) => StreamLevel::Diff,
+            _ => return None,
+        };
+        let device = OsString::from_vec(device.to_vec());
+        (!device.is_empty()).then_some(Self { device, level, tag })
+    }
+
+    /// The name of the restore point, where its checkpoint gives it none.
+    pub fn label(&self) -> OsString {
+        let mut label = OsString::from(match self.level {
+            StreamLevel::Full => "full",
+            StreamLevel::Copy => "copy",
+            StreamLevel::Inc => "inc",
+            StreamLevel::Diff => "diff",
+        });
+        if let Some(tag) = &self.tag {
+            label.push(".");
+            label.push(tag);
+        }
+        label
+    }
+}
+
 /// What people call a push backup when they name it: a word for full or incremental, perhaps a
-/// number, and what is left names the disk: `vda-full.qcow2`, `vda-inc3.qcow2`.
+/// number or a date behind it, and what is left names the disk: `vda-full.qcow2`,
+/// `vda-inc3.qcow2`, `vda-inc-2026-11-20.qcow2`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MarkedName {
     /// The name without the mark: the same for all backups of one disk.
     pub key: String,
     /// Whether the mark says "incremental".
     pub incremental: bool,
-    /// The number behind the mark.
+    /// The number, or the digits of the date, behind the mark.
     pub number: Option<u64>,
 }
 
 impl MarkedName {
-    /// Takes a file name apart, if it has a mark.
+    /// Takes a file name apart, if it has a mark. Numbers elsewhere belong to the disk's name.
     pub fn parse(name: &OsStr) -> Option<Self> {
         let name = name.to_str()?.to_ascii_lowercase();
-        let mut key = Vec::new();
-        let mut mark = None;
-        for token in name.split(['.', '-', '_', ' ']) {
-            match mark_of(token) {
-                Some(found) if mark.is_none() => mark = Some(found),
-                None if mark
-                    .is_some_and(|(incremental, number)| incremental && number.is_none())
-                    && token.len() < 9
-                    && let Ok(number) = token.parse() =>
-                {
-                    mark = Some((true, Some(number)));
-                }
-                _ => key.push(token),
-            }
+        let tokens: Vec<&str> = name.split(['.', '-', '_', ' ']).collect();
+        let (at, (incremental, mut number)) =
+            tokens.iter().enumerate().find_map(|(at, token)| Some((at, mark_of(token)?)))?;
+        let behind = tokens.get(at + 1..).unwrap_or_default();
+        let is_number =
+            |token: &&&str| !token.is_empty() && token.bytes().all(|b| b.is_ascii_digit());
+        let mut rest = behind;
+        if number.is_none() {
+            let digits: Vec<&str> = behind.iter().take_while(is_number).copied().collect();
+            number = digits.concat().parse().ok();
+            rest = behind.get(digits.len()..).unwrap_or_default();
         }
-        let (incremental, number) = mark?;
-        Some(Self { key: key.join("."), incremental, number })
+        let key = tokens.get(..at).unwrap_or_default().iter().chain(rest).copied();
+        Some(Self { key: key.collect::<Vec<_>>().join("."), incremental, number })
     }
 }
 
@@ -143,6 +199,11 @@ pub fn has_raw_ending(name: &OsStr) -> bool {
 pub fn is_tools_bitmap(name: &str) -> bool {
     let numbered = |rest: &str| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit());
     name.starts_with("qmpbackup-") || name.strip_prefix("virtnbdbackup.").is_some_and(numbered)
+}
+
+/// Whether a checkpoint's name is the one that libvirt gives when nobody names it.
+pub fn is_epoch(name: &str) -> bool {
+    parse_epoch(name.as_bytes()).is_some()
 }
 
 /// Seconds since 1970, if the digits can be that: from 2001 to 2286, ten digits.
@@ -196,7 +257,24 @@ mod tests {
         assert_eq!((full.key.as_str(), full.incremental), ("vda.qcow2", false));
         assert_eq!((inc.key.as_str(), inc.incremental, inc.number), ("vda.qcow2", true, Some(10)));
         assert_eq!((spaced.key.as_str(), spaced.number), ("vda.qcow2", Some(2)));
+        let dated = MarkedName::parse(OsStr::new("vm-100-inc-2026-11-20.qcow2")).expect("parses");
+        assert_eq!((dated.key.as_str(), dated.number), ("vm.100.qcow2", Some(20_261_120)));
         assert_eq!(MarkedName::parse(OsStr::new("prince.qcow2")), None);
+    }
+
+    #[test]
+    fn stream_names_hold_device_level_and_tag() {
+        let parse = |name: &str| StreamName::parse(OsStr::new(name));
+        let inc = parse("vda.inc.virtnbdbackup.10.data").expect("parses");
+        assert_eq!((inc.device.to_str(), inc.level), (Some("vda"), StreamLevel::Inc));
+        assert_eq!(inc.label(), "inc.virtnbdbackup.10");
+        let diff = parse("vda.diff.1795161421.data").expect("parses");
+        assert_eq!((diff.level, diff.label()), (StreamLevel::Diff, "diff.1795161421".into()));
+        assert_eq!(parse("vdb.copy.data").expect("parses").level, StreamLevel::Copy);
+        for name in ["vda.full.data.chksum", ".full.data", "vda.inc.data", "vda.data", "a.b.c.data"]
+        {
+            assert_eq!(parse(name), None, "{name}");
+        }
     }
 
     #[test]

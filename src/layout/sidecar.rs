@@ -1,7 +1,7 @@
 //! `qcowfs.toml`: what a user declares where names and headers cannot know.
 //!
 //! ```toml
-//! [image."monday.qcow2"]      # a file, relative to the folder of qcowfs.toml
+//! [image."monday.qcow2"]      # a file, relative to the folder of qcowfs.toml, and beneath it
 //! parent = "sunday.qcow2"     # what it stands on; "none": nothing, it is a full backup
 //! disk   = "vda"              # name of the disk's folder in the view
 //! name   = "monday"           # name of the checkpoint's folder
@@ -77,11 +77,18 @@ struct RawDeclaration {
 /// Reads the text of the sidecar in `folder` (within the source). Answers the declarations by
 /// path within the source, or what is wrong, in words for the one who wrote it.
 pub fn parse(folder: &Path, text: &str) -> Result<BTreeMap<PathBuf, Declaration>, String> {
-    let raw: RawSidecar = toml::from_str(text).map_err(|e| e.to_string().trim_end().to_owned())?;
+    let raw: RawSidecar = toml::from_str(text).map_err(|e| {
+        let before = e.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        format!("line {line}: {}", e.message())
+    })?;
     raw.image
         .into_iter()
         .map(|(name, raw)| {
             let path = within(folder, &name)?;
+            if !path.starts_with(folder) {
+                return Err(format!("{name:?} is not in this folder or beneath it"));
+            }
             let declaration = declaration(folder, raw).map_err(|e| format!("{name:?}: {e}"))?;
             Ok((path, declaration))
         })
@@ -153,6 +160,7 @@ mod tests {
         assert!(wrong("[image.a]\nparnet = \"b\"").contains("parnet"));
         assert!(wrong("[image.a]\nparent = \"../b\"").contains("leads out of the source"));
         assert!(wrong("[image.\"/etc/passwd\"]\nname = \"b\"").contains("leads out"));
+        assert!(parse(Path::new("vm"), "[image.\"../b\"]").is_err_and(|e| e.contains("beneath")));
         assert!(wrong("[image.a]\ntime = \"monday\"").contains("RFC 3339"));
         assert!(wrong("image = 3").contains("line 1"));
     }

@@ -60,8 +60,9 @@ pub struct MapCache {
 impl MapCache {
     /// At most `bytes` of memory are kept. What does not fit is served and forgotten.
     pub fn new(bytes: u64) -> Self {
-        // A shard keeps nothing that is larger than itself, so there are few.
-        let shards = usize::try_from(bytes >> 25).unwrap_or(usize::MAX).clamp(1, 16);
+        // A shard keeps nothing that is larger than itself, and chance may give it more than its
+        // part of the histories: so there are few, and only one of a usual budget.
+        let shards = usize::try_from(bytes >> 26).unwrap_or(usize::MAX).clamp(1, 16);
         let items = usize::try_from(bytes >> 14).unwrap_or(usize::MAX).clamp(32, 1 << 20);
         let mut options = OptionsBuilder::new();
         options.shards(shards).estimated_items_capacity(items).weight_capacity(bytes);

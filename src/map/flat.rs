@@ -4,7 +4,7 @@
 
 use std::num::NonZeroU32;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::cache::{Cell, MapCache, RegionKey};
 use super::history::RegionHistory;
@@ -12,14 +12,17 @@ use super::overlay::Laid;
 use super::piece::{Piece, Resolved};
 use super::said::Said;
 use super::trunk::{Place, Trunk, Trunks};
-use super::{Node, NodeId, NotATree, REGION};
+use super::{Node, NodeId, NotATree, region_for};
 use crate::extent::{Fault, Word, Words};
 use crate::layer::Layer;
 
 /// What every byte of every checkpoint of a tree of layers is.
 pub struct ChainMap {
     layers: Vec<Arc<dyn Layer>>,
-    allocated: Vec<u64>,
+    parents: Vec<Option<NodeId>>,
+    /// Upper estimates of what each node and those below it map, made when first asked for: a
+    /// layer may have to read a table for its own.
+    allocated: Vec<OnceLock<u64>>,
     trunks: Trunks,
     region: NonZeroU32,
     id: u64,
@@ -34,9 +37,11 @@ struct Gathered {
 }
 
 impl ChainMap {
-    /// The map of one or more trees. Parents come before their children.
+    /// The map of one or more trees. Parents come before their children. The finer one of the
+    /// layers can be cut, the smaller are the regions.
     pub fn new(nodes: Vec<Node>, cache: Arc<MapCache>) -> Result<Self, NotATree> {
-        Self::with_region(nodes, cache, REGION)
+        let region = region_for(nodes.iter().map(|node| node.layer.granularity()));
+        Self::with_region(nodes, cache, region)
     }
 
     /// [`Self::new`] with regions of another size, for tests of what happens at their boundaries.
@@ -46,13 +51,10 @@ impl ChainMap {
         region: NonZeroU32,
     ) -> Result<Self, NotATree> {
         let trunks = Trunks::new(&nodes)?;
-        let mut allocated: Vec<u64> = Vec::with_capacity(nodes.len());
-        for node in &nodes {
-            let below = node.parent.map_or(0, |parent| allocated[parent.index()]);
-            allocated.push(node.layer.allocated_at_most().saturating_add(below));
-        }
+        let allocated = nodes.iter().map(|_| OnceLock::new()).collect();
+        let parents = nodes.iter().map(|node| node.parent).collect();
         let layers = nodes.into_iter().map(|node| node.layer).collect();
-        Ok(Self { layers, allocated, trunks, region, id: cache.new_map(), cache })
+        Ok(Self { layers, parents, allocated, trunks, region, id: cache.new_map(), cache })
     }
 
     /// A node's layer.
@@ -66,7 +68,37 @@ impl ChainMap {
 
     /// An upper estimate of the bytes that a node and those below it map.
     pub fn allocated_at_most(&self, node: NodeId) -> u64 {
-        self.allocated[node.index()]
+        let unknown: Vec<NodeId> = self
+            .line(node)
+            .take_while(|node| self.allocated[node.index()].get().is_none())
+            .collect();
+        let known = unknown.last().map_or(Some(node), |lowest| self.parents[lowest.index()]);
+        let mut sum =
+            known.and_then(|node| self.allocated[node.index()].get()).copied().unwrap_or(0);
+        for node in unknown.into_iter().rev() {
+            sum = self.layers[node.index()].allocated_at_most().saturating_add(sum);
+            // Another thread found the same.
+            sum = *self.allocated[node.index()].get_or_init(|| sum);
+        }
+        sum
+    }
+
+    /// A byte at or after `offset` before which a node reads as zeros: see [`Layer::empty_until`].
+    pub fn empty_until(&self, node: NodeId, offset: u64) -> u64 {
+        let mut next = u64::MAX;
+        for node in self.line(node) {
+            next = next.min(self.layers[node.index()].empty_until(offset));
+            if next <= offset {
+                // No layer can say less.
+                return offset;
+            }
+        }
+        next
+    }
+
+    /// A node and all below it, downwards.
+    fn line(&self, node: NodeId) -> impl Iterator<Item = NodeId> {
+        std::iter::successors(Some(node), |node| self.parents[node.index()])
     }
 
     /// Bytes in a region.

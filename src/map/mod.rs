@@ -5,7 +5,7 @@
 //! read; keeping a flat map per checkpoint costs checkpoints x disk. So:
 //!
 //! - the tree is taken apart into *trunks* (paths; a query crosses at most log2(nodes) of them),
-//!   and guest space into *regions* of [`REGION`] bytes;
+//!   and guest space into *regions* of a size that suits how finely the layers are cut;
 //! - one `RegionHistory` per (trunk, region) answers (offset, rank) for every rank of
 //!   the trunk. Its memory grows with the extents of the layers alone, and a look-up takes three
 //!   short searches whatever the rank;
@@ -23,6 +23,15 @@
 //! A layer has no word past its virtual size; what lies there is zeros for it and for all above
 //! it, until one of them says otherwise. So a disk that grew reads zeros past its parent's end, and
 //! what was cut off by a shrinking layer never comes back.
+//!
+//! # Regions
+//!
+//! A region is what is asked for, kept and dropped as a whole. It is as large as 512 of the
+//! finest extents that any layer of the map can speak of ([`Layer::granularity`]): of such a region
+//! each layer reads a few KiB of an L2 table, and adds less than 24 KiB to its history, however
+//! small its clusters are. A history that outgrew the cache would be built anew for each query:
+//! with the usual budget of 64 MiB that takes thousands of layers each of which wrote all of the
+//! region.
 
 mod cache;
 mod flat;
@@ -48,15 +57,33 @@ pub use piece::{Piece, Resolved};
 use crate::extent::Fault;
 use crate::layer::Layer;
 
-/// Bytes of guest space that are mapped at a time: a part of what one L2 table reaches, so that a
-/// first touch reads no more tables than it must, and small enough to be kept or dropped whole.
-pub const REGION: NonZeroU32 = match NonZeroU32::new(32 << 20) {
-    Some(bytes) => bytes,
-    None => NonZeroU32::MIN,
-};
+/// The largest region, which maps of layers in the usual clusters of 64 KiB have.
+pub const LARGEST_REGION: NonZeroU32 = non_zero(32 << 20);
+
+/// The smallest region: less would make more regions than their fixed cost is worth.
+pub const SMALLEST_REGION: NonZeroU32 = non_zero(256 << 10);
+
+/// How many of the finest extents a region has room for.
+const EXTENTS: u64 = 512;
 
 /// What an allocation costs beyond its bytes.
 const ALLOCATION: usize = 16;
+
+const fn non_zero(bytes: u32) -> NonZeroU32 {
+    match NonZeroU32::new(bytes) {
+        Some(bytes) => bytes,
+        None => NonZeroU32::MIN,
+    }
+}
+
+/// The size of the regions of a map of layers of these granularities (bytes): a power of two.
+fn region_for(granularities: impl Iterator<Item = u64>) -> NonZeroU32 {
+    let finest = granularities.min().unwrap_or(u64::MAX);
+    let wanted = finest.saturating_mul(EXTENTS).min(LARGEST_REGION.get().into());
+    let wanted = u32::try_from(wanted).unwrap_or(LARGEST_REGION.get());
+    // The next power of two of at most 32 MiB is at most that.
+    wanted.checked_next_power_of_two().map_or(LARGEST_REGION, non_zero).max(SMALLEST_REGION)
+}
 
 /// A layer of a [`ChainMap`]: its index in the list that the map was made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -91,3 +118,22 @@ impl fmt::Display for NotATree {
 }
 
 impl std::error::Error for NotATree {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_has_room_for_512_of_the_finest_extents_within_its_bounds() {
+        let region = |granularities: &[u64]| region_for(granularities.iter().copied()).get();
+        assert_eq!(region(&[64 << 10]), 32 << 20);
+        assert_eq!(region(&[64 << 10, 4096, 2 << 20]), 2 << 20);
+        assert_eq!(region(&[512]), 256 << 10);
+        assert_eq!(region(&[1]), 256 << 10);
+        assert_eq!(region(&[0]), 256 << 10);
+        assert_eq!(region(&[3000]), 2 << 20, "a power of two");
+        assert_eq!(region(&[2 << 20]), 32 << 20);
+        assert_eq!(region(&[u64::MAX]), 32 << 20);
+        assert_eq!(region(&[]), 32 << 20);
+    }
+}

@@ -13,8 +13,9 @@ use quick_cache::sync::Cache;
 use rustix::fs::SeekFrom;
 
 use super::root::{FileStat, SourceRoot, file_stat};
-use super::{Allocation, AllocationState, Source, sys};
+use super::{Allocation, AllocationState, Source};
 use crate::error::{Error, Result};
+use crate::sys;
 
 /// Descriptors kept free for everything else: the FUSE device, folders, logs.
 const RESERVED_DESCRIPTORS: u64 = 64;
@@ -225,6 +226,17 @@ impl Source for LocalFile {
         };
         self.verify(&file)?;
         Ok(found)
+    }
+
+    fn next_data(&self, offset: u64) -> Result<u64> {
+        let file = self.file()?;
+        let next = match rustix::fs::seek(&*file, SeekFrom::Data(offset)) {
+            Ok(next) => next,
+            Err(rustix::io::Errno::NXIO) => u64::MAX,
+            Err(e) => return Err(Error::io_at(&self.path, offset, e)),
+        };
+        self.verify(&file)?;
+        Ok(next)
     }
 
     fn knows_unwritten(&self) -> bool {

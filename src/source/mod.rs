@@ -7,7 +7,6 @@
 mod local;
 mod memory;
 mod root;
-mod sys;
 
 use std::fmt;
 use std::ops::Range;
@@ -42,6 +41,12 @@ pub trait Source: Send + Sync + fmt::Debug {
     /// What the file system holds in `range` (cut at the end of the file): ascending and
     /// contiguous.
     fn allocation(&self, range: Range<u64>) -> Result<Vec<Allocation>>;
+
+    /// A byte at or after `offset` before which all is holes: `offset` itself where nothing is
+    /// known, `u64::MAX` where no data follows.
+    fn next_data(&self, offset: u64) -> Result<u64> {
+        Ok(offset)
+    }
 
     /// Whether [`Self::allocation`] can tell a hole from an unwritten extent.
     fn knows_unwritten(&self) -> bool;

@@ -1,10 +1,10 @@
 //! The source folder: everything in it is opened beneath it, whatever names and links say.
 
-use std::ffi::OsString;
+use std::ffi::{CStr, OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStringExt;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -30,13 +30,30 @@ pub struct FileStat {
     pub allocated: u64,
     /// Last modification.
     pub mtime: SystemTime,
-    /// Permission bits.
+    /// Permission bits; without those of the group where there is a POSIX ACL, for then they are
+    /// its mask and not what the group may do.
     pub mode: u32,
     /// Owner.
     pub uid: u32,
     /// Group.
     pub gid: u32,
 }
+
+/// Where Linux keeps the ACL of a file that has more than permission bits (acl(5)).
+const ACL: &CStr = c"system.posix_acl_access";
+/// The permission bits of the group.
+const GROUP: u32 = 0o070;
+
+/// What is known of a file that `stat` fails for.
+const UNKNOWN: FileStat = FileStat {
+    id: (0, 0),
+    size: 0,
+    allocated: 0,
+    mtime: SystemTime::UNIX_EPOCH,
+    mode: 0,
+    uid: 0,
+    gid: 0,
+};
 
 /// What kind of thing a folder entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +66,8 @@ pub enum EntryKind {
     Link,
     /// A device, pipe or socket, which is never opened.
     Other,
+    /// Something that `stat` fails for: its reason is in the log.
+    Unreadable,
 }
 
 /// An entry of a folder of the source.
@@ -58,7 +77,8 @@ pub struct FoundEntry {
     pub name: OsString,
     /// What it is.
     pub kind: EntryKind,
-    /// What `stat` says of it (of the link itself, not its target).
+    /// What `stat` says of it (of the link itself, not its target); nothing, and nobody may read
+    /// it, where that is [`EntryKind::Unreadable`].
     pub stat: FileStat,
 }
 
@@ -76,32 +96,32 @@ impl SourceRoot {
         &self.path
     }
 
-    /// The entries of a folder (an empty path is the root), in no order.
+    /// The entries of a folder (an empty path is the root), in no order. One that cannot be looked
+    /// at does not hide the others.
     pub fn list(&self, folder: &Path) -> Result<Vec<FoundEntry>> {
         let fail = |e: rustix::io::Errno| Error::io(self.shown(folder), e);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = self.openat2(folder, flags).map_err(fail)?;
         let mut found = Vec::new();
-        for entry in Dir::read_from(&fd).map_err(fail)? {
+        // Not `read_from`: that opens the folder once more, for which a right to list it does not
+        // suffice.
+        let listed = fd.try_clone().map_err(|e| Error::io(self.shown(folder), e))?;
+        for entry in Dir::new(listed).map_err(fail)? {
             let entry = entry.map_err(fail)?;
             let name = entry.file_name();
             if matches!(name.to_bytes(), b"." | b"..") {
                 continue;
             }
-            let stat = match rustix::fs::statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => stat,
+            match look_at(&fd, name) {
+                Ok((kind, stat)) => found.push(FoundEntry { name: owned(name), kind, stat }),
                 // Gone since the folder was read: as if it had never been there.
-                Err(rustix::io::Errno::NOENT) => continue,
-                Err(e) => return Err(fail(e)),
-            };
-            let kind = match FileType::from_raw_mode(stat.st_mode) {
-                FileType::RegularFile => EntryKind::File,
-                FileType::Directory => EntryKind::Folder,
-                FileType::Symlink => EntryKind::Link,
-                _ => EntryKind::Other,
-            };
-            let name = OsString::from_vec(name.to_bytes().to_vec());
-            found.push(FoundEntry { name, kind, stat: file_stat(&stat) });
+                Err(rustix::io::Errno::NOENT) => {}
+                Err(e) => {
+                    let (name, kind) = (owned(name), EntryKind::Unreadable);
+                    log::warn!("{}: {e}", folder.join(&name).display());
+                    found.push(FoundEntry { name, kind, stat: UNKNOWN });
+                }
+            }
         }
         Ok(found)
     }
@@ -111,7 +131,10 @@ impl SourceRoot {
         let fail = |e: rustix::io::Errno| Error::io(self.shown(folder), e);
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = self.openat2(folder, flags).map_err(fail)?;
-        Ok(file_stat(&rustix::fs::fstat(&fd).map_err(fail)?))
+        let mut stat = file_stat(&rustix::fs::fstat(&fd).map_err(fail)?);
+        // What was opened by its path alone has no `fgetxattr`.
+        stat.mind_acl(|| rustix::fs::lgetxattr(by_descriptor(&fd, c"."), ACL, &mut [0_u8; 0]));
+        Ok(stat)
     }
 
     /// Opens a regular file for reading, and nothing else: no link, no pipe, no device.
@@ -130,7 +153,9 @@ impl SourceRoot {
             let not_regular = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
             return Err(Error::io(file, not_regular));
         }
-        Ok((File::from(fd), file_stat(&stat)))
+        let mut stat = file_stat(&stat);
+        stat.mind_acl(|| rustix::fs::fgetxattr(&fd, ACL, &mut [0_u8; 0]));
+        Ok((File::from(fd), stat))
     }
 
     fn openat2(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
@@ -146,6 +171,43 @@ impl SourceRoot {
     }
 }
 
+/// What an entry of the folder that is open as `fd` is.
+fn look_at(fd: &OwnedFd, name: &CStr) -> rustix::io::Result<(EntryKind, FileStat)> {
+    let stat = rustix::fs::statat(fd, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => EntryKind::File,
+        FileType::Directory => EntryKind::Folder,
+        FileType::Symlink => EntryKind::Link,
+        _ => EntryKind::Other,
+    };
+    let mut stat = file_stat(&stat);
+    if matches!(kind, EntryKind::File | EntryKind::Folder) {
+        stat.mind_acl(|| rustix::fs::lgetxattr(by_descriptor(fd, name), ACL, &mut [0_u8; 0]));
+    }
+    Ok((kind, stat))
+}
+
+fn owned(name: &CStr) -> OsString {
+    OsString::from_vec(name.to_bytes().to_vec())
+}
+
+impl FileStat {
+    /// Takes the group's permissions away unless `ask`, asking for the size of [`ACL`], finds none.
+    fn mind_acl(&mut self, ask: impl FnOnce() -> rustix::io::Result<usize>) {
+        use rustix::io::Errno;
+        if self.mode & GROUP != 0 && !matches!(ask(), Err(Errno::NODATA | Errno::OPNOTSUPP)) {
+            self.mode &= !GROUP;
+        }
+    }
+}
+
+/// `name` in the folder that is open as `fd`.
+fn by_descriptor(fd: &OwnedFd, name: &CStr) -> PathBuf {
+    let folder = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    folder.join(OsStr::from_bytes(name.to_bytes()))
+}
+
+/// Made of `stat` alone: [`FileStat::mode`] knows nothing of an ACL yet.
 pub(super) fn file_stat(stat: &Stat) -> FileStat {
     let seconds = stat.st_mtime;
     let nanos = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
@@ -163,5 +225,59 @@ pub(super) fn file_stat(stat: &Stat) -> FileStat {
         mode: stat.st_mode & 0o7777,
         uid: stat.st_uid,
         gid: stat.st_gid,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
+    use rustix::fs::XattrFlags;
+
+    use super::*;
+
+    /// What `setfacl -m user:65534:r-x` makes of mode 0750: the owning group may do nothing, and
+    /// the group bits of the mode become the mask.
+    fn set_acl(path: &Path) {
+        let entries: [(u16, u16, u32); 5] =
+            [(1, 7, !0), (2, 5, 65_534), (4, 0, !0), (0x10, 5, !0), (0x20, 0, !0)];
+        let mut acl = 2_u32.to_le_bytes().to_vec();
+        for (tag, permissions, id) in entries {
+            acl.extend(tag.to_le_bytes());
+            acl.extend(permissions.to_le_bytes());
+            acl.extend(id.to_le_bytes());
+        }
+        rustix::fs::setxattr(path, ACL, &acl, XattrFlags::empty())
+            .expect("scratch files on a file system with POSIX ACLs");
+        let mode = path.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o750, "the mask is not in the mode");
+    }
+
+    #[test]
+    fn the_mask_of_an_acl_is_not_taken_for_what_the_group_may_do() {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = SourceRoot::open(scratch.path()).unwrap();
+        for name in ["plain", "limited"] {
+            let (folder, file) = (scratch.path().join(name), scratch.path().join(name).join("f"));
+            std::fs::create_dir(&folder).unwrap();
+            std::fs::write(&file, "").unwrap();
+            for path in [&folder, &file] {
+                std::fs::set_permissions(path, Permissions::from_mode(0o750)).unwrap();
+                if name == "limited" {
+                    set_acl(path);
+                }
+            }
+        }
+        for (name, mode) in [("plain", 0o750), ("limited", 0o700)] {
+            let folder = Path::new(name);
+            assert_eq!(root.stat_folder(folder).unwrap().mode, mode, "{name}, the folder");
+            assert_eq!(root.open_file(&folder.join("f")).unwrap().1.mode, mode, "{name}, the file");
+            let listed = root.list(folder).unwrap();
+            assert_eq!(listed[0].stat.mode, mode, "{name}, the listed file");
+            let listed = root.list(Path::new("")).unwrap();
+            let listed = listed.iter().find(|entry| entry.name == name).unwrap();
+            assert_eq!(listed.stat.mode, mode, "{name}, the listed folder");
+        }
     }
 }

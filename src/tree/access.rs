@@ -33,13 +33,32 @@ impl Access {
         } else {
             (0, 0o400)
         };
-        let everybody = self.mode & other.mode & 0o007;
-        let (gid, group) = if self.gid == other.gid {
-            (self.gid, self.mode & other.mode & 0o070)
-        } else {
-            (0, everybody << 3)
-        };
+        let (mut group, mut everybody) =
+            (self.mode & other.mode & 0o070, self.mode & other.mode & 0o007);
+        let mut gid = self.gid;
+        // Who was an owner or of a group is now one of the rest: what he was denied stays denied.
+        if self.gid != other.gid {
+            gid = 0;
+            everybody &= group >> 3;
+            group = everybody << 3;
+        }
+        if self.uid != other.uid {
+            let owners = self.mode & other.mode & 0o700;
+            group &= owners >> 3;
+            everybody &= owners >> 6;
+        }
         Self { mode: owner | group | everybody, uid, gid }
+    }
+
+    /// Reading what lies in a folder, as its own permission to search it allows; everything where
+    /// nobody is denied.
+    #[must_use]
+    pub fn within(self, folder: &FileStat) -> Self {
+        if folder.mode & 0o111 == 0o111 {
+            return self;
+        }
+        let search = Self { mode: (folder.mode & 0o111) << 2, uid: folder.uid, gid: folder.gid };
+        self.and(search)
     }
 }
 
@@ -61,6 +80,7 @@ mod tests {
     fn different_owners_leave_it_to_root() {
         assert_eq!(access(0o400, 7, 7).and(access(0o400, 8, 7)), access(0o400, 0, 7));
         assert_eq!(access(0o440, 7, 7).and(access(0o440, 7, 8)), access(0o400, 7, 0));
+        assert_eq!(access(0o404, 7, 7).and(access(0o444, 7, 8)), access(0o400, 7, 0));
         assert_eq!(access(0o444, 7, 7).and(access(0o444, 8, 8)), access(0o444, 0, 0));
     }
 }

@@ -1,6 +1,6 @@
 //! Builds the tree: mirrored folders, disks, checkpoints, and the links between them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,8 +10,9 @@ use super::access::Access;
 use super::images::{self, Caches};
 use super::inode::{Ino, Inodes};
 use super::plan::{BY_TIME, DiskPlan, LATEST, Plan};
-use super::{Body, Node, Totals, Tree};
+use super::{Body, Children, Node, Totals, Tree};
 use crate::chain::catalog::{Catalog, CheckpointId};
+use crate::chain::inventory::FoundFile;
 use crate::error::Result;
 use crate::view::DiskImage;
 
@@ -34,7 +35,8 @@ pub(super) fn tree(catalog: Catalog, caches: &Caches, inodes: &mut Inodes) -> Tr
         builder.add_disk(disk);
     }
     let nodes = builder.nodes;
-    let bytes = images.iter().flatten().map(|image| image.size()).sum();
+    let sizes = images.iter().flatten().map(|image| image.size());
+    let bytes = sizes.fold(0, u64::saturating_add);
     let totals = Totals { bytes, files: nodes.len() as u64 };
     Tree { catalog, plan, images, nodes, totals }
 }
@@ -62,11 +64,11 @@ fn traits(catalog: &Catalog) -> Vec<Traits> {
     for id in (0..catalog.len()).map(CheckpointId) {
         let checkpoint = catalog.checkpoint(id);
         let file = catalog.file_of(id);
-        let mut access = Access::file(&file.stat);
+        let mut access = readers(catalog, file);
         let mut hash = DefaultHasher::new();
         (file.stat.id, file.stat.size, file.stat.mtime, checkpoint.snapshot).hash(&mut hash);
         if let Some(data) = checkpoint.data_file.map(|id| catalog.inventory.file(id)) {
-            access = access.and(Access::file(&data.stat));
+            access = access.and(readers(catalog, data));
             (data.stat.id, data.stat.size, data.stat.mtime).hash(&mut hash);
         }
         let below = checkpoint.parent.as_ref().and_then(|link| all.get(link.checkpoint.0));
@@ -79,10 +81,17 @@ fn traits(catalog: &Catalog) -> Vec<Traits> {
     all
 }
 
+/// Who may read a file: whom its own bits let, and those of every folder of the source on the way.
+fn readers(catalog: &Catalog, file: &FoundFile) -> Access {
+    let folders = file.folder().ancestors();
+    let stats = folders.filter_map(|folder| catalog.inventory.folders().get(folder));
+    stats.fold(Access::file(&file.stat), Access::within)
+}
+
 impl Builder<'_> {
     fn add_root(&mut self) {
         let (access, mtime) = self.source_folder(Path::new(""));
-        let body = Body::Folder(BTreeMap::new());
+        let body = Body::Folder(Children::default());
         self.nodes.insert(Ino::ROOT, Node { parent: Ino::ROOT, body, access, mtime });
         self.folders.insert(PathBuf::new(), Ino::ROOT);
     }
@@ -113,7 +122,7 @@ impl Builder<'_> {
                 continue;
             }
             let (access, mtime) = self.source_folder(&in_source);
-            let body = Body::Folder(BTreeMap::new());
+            let body = Body::Folder(Children::default());
             parent = self.add(parent, &part.to_string_lossy(), 0, body, access, mtime);
             self.folders.insert(so_far.clone(), parent);
         }
@@ -130,9 +139,11 @@ impl Builder<'_> {
         mtime: SystemTime,
     ) -> Ino {
         let ino = self.inodes.number(parent, name, content);
+        let is_folder = matches!(body, Body::Folder(_));
         self.nodes.insert(ino, Node { parent, body, access, mtime });
         if let Some(Node { body: Body::Folder(children), .. }) = self.nodes.get_mut(&parent) {
-            children.insert(name.to_owned(), ino);
+            children.by_name.insert(name.to_owned(), ino);
+            children.folders += u32::from(is_folder);
         }
         ino
     }
@@ -153,7 +164,7 @@ impl Builder<'_> {
             self.add(folder, LATEST, 0, Body::Link(latest.clone()), link, mtime);
         }
         if !disk.by_time.is_empty() {
-            let body = Body::Folder(BTreeMap::new());
+            let body = Body::Folder(Children::default());
             let by_time = self.add(folder, BY_TIME, 0, body, access, mtime);
             for (name, checkpoint) in &disk.by_time {
                 let body = Body::Link(format!("../{checkpoint}"));
@@ -166,7 +177,7 @@ impl Builder<'_> {
         let checkpoint = self.catalog.checkpoint(id);
         let mtime = checkpoint.time;
         let Some(&Traits { access: files, content }) = self.traits.get(id.0) else { return };
-        let body = Body::Folder(BTreeMap::new());
+        let body = Body::Folder(Children::default());
         let folder = self.add(disk, name, 0, body, access, mtime);
         match self.images.get(id.0) {
             Some(Ok(image)) => {

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::chain::catalog::{Catalog, Checkpoint, CheckpointId, State};
-use crate::chain::inventory::{FileId, FoundFile, QcowFacts};
+use crate::chain::inventory::{Content, FileId, FoundFile, QcowFacts};
 use crate::chain::link::Kind;
 use crate::error::{Error, Result};
 use crate::layer::Layer;
 use crate::layer::clusters::ClusterCache;
 use crate::layer::qcow2::{Qcow2Image, Qcow2Layer};
 use crate::layer::raw::RawLayer;
+use crate::layer::stream::StreamLayer;
 use crate::map::{ChainMap, MapCache, Node, NodeId};
 use crate::source::{LocalFile, Source};
 use crate::view::DiskImage;
@@ -130,18 +131,23 @@ impl Builder<'_> {
 
     fn layer(&mut self, checkpoint: &Checkpoint) -> Result<Arc<dyn Layer>> {
         let file = self.catalog.inventory.file(checkpoint.file);
-        let Some(facts) = file.qcow2() else {
-            let source = source_of(file)?;
-            return Ok(match checkpoint.kind {
-                Kind::Incremental => Arc::new(RawLayer::increment(source)),
-                _ => Arc::new(RawLayer::full(source)),
-            });
-        };
-        let image = self.image(checkpoint, facts)?;
-        Ok(Arc::new(match checkpoint.snapshot.and_then(|n| facts.snapshots.get(n)) {
-            Some(Ok(snapshot)) => Qcow2Layer::of_snapshot(&image, snapshot),
-            _ => Qcow2Layer::active(&image),
-        }))
+        match &file.content {
+            Content::Qcow2(facts) => {
+                let image = self.image(checkpoint, facts)?;
+                Ok(Arc::new(match checkpoint.snapshot.and_then(|n| facts.snapshots.get(n)) {
+                    Some(Ok(snapshot)) => Qcow2Layer::of_snapshot(&image, snapshot),
+                    _ => Qcow2Layer::active(&image),
+                }))
+            }
+            Content::Stream(facts) => {
+                let clusters = Arc::clone(&self.caches.clusters);
+                Ok(Arc::new(StreamLayer::new(source_of(file)?, facts.meta.clone(), clusters)))
+            }
+            _ if checkpoint.kind == Kind::Incremental => {
+                Ok(Arc::new(RawLayer::increment(source_of(file)?)))
+            }
+            _ => Ok(Arc::new(RawLayer::full(source_of(file)?))),
+        }
     }
 
     fn image(&mut self, checkpoint: &Checkpoint, facts: &QcowFacts) -> Result<Arc<Qcow2Image>> {

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
+use super::names::printable;
 use super::plan::{Plan, rfc3339};
 use crate::chain::catalog::{Catalog, CheckpointId, State};
 use crate::chain::evidence::{Basis, Certainty};
@@ -138,11 +139,13 @@ pub fn info_json(
 /// The text of `error.txt`.
 pub fn error_txt(catalog: &Catalog, plan: &Plan, id: CheckpointId, reason: &str) -> Vec<u8> {
     let checkpoint = catalog.checkpoint(id);
-    let mut text =
-        format!("This restore point cannot be shown.\n\nFile:   {}\n", shown(catalog, id));
+    let mut text = format!(
+        "This restore point cannot be shown.\n\nFile:   {}\n",
+        printable(&shown(catalog, id))
+    );
     let _ = writeln!(text, "Kind:   {}", checkpoint.kind.name());
     let _ = writeln!(text, "Time:   {}", rfc3339(checkpoint.time));
-    let _ = writeln!(text, "Reason: {reason}");
+    let _ = writeln!(text, "Reason: {}", printable(reason));
     let latest = plan.disk_of(id).and_then(|disk| disk.latest.as_deref());
     let _ = match latest {
         Some(name) => {
@@ -177,6 +180,7 @@ fn chain(catalog: &Catalog, id: CheckpointId) -> Vec<ChainFile> {
         let file = catalog.file_of(id);
         let format = match file.content {
             Content::Qcow2(_) if !as_raw => "qcow2",
+            Content::Stream(_) if !as_raw => "virtnbdbackup-stream",
             Content::Unreadable(_) => "unreadable",
             _ => "raw",
         };

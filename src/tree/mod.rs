@@ -101,11 +101,18 @@ struct Node {
 }
 
 enum Body {
-    Folder(BTreeMap<String, Ino>),
+    Folder(Children),
     Image(Arc<DiskImage>),
     Info(CheckpointId),
     Error(CheckpointId),
     Link(String),
+}
+
+#[derive(Default)]
+struct Children {
+    by_name: BTreeMap<String, Ino>,
+    /// How many of them are folders: counted once, as every lookup asks for it.
+    folders: u32,
 }
 
 /// The view of one catalog.
@@ -127,7 +134,7 @@ impl Tree {
     /// The entry of this name.
     pub fn lookup(&self, folder: Ino, name: &OsStr) -> Option<Ino> {
         match &self.nodes.get(&folder)?.body {
-            Body::Folder(children) => children.get(name.to_str()?).copied(),
+            Body::Folder(children) => children.by_name.get(name.to_str()?).copied(),
             _ => None,
         }
     }
@@ -152,7 +159,7 @@ impl Tree {
             Body::Folder(_) => (0, 0, true),
         };
         let links = match &node.body {
-            Body::Folder(children) => 2 + children.values().filter(|c| self.is_folder(**c)).count(),
+            Body::Folder(children) => children.folders.saturating_add(2),
             _ => 1,
         };
         Some(Attr {
@@ -164,7 +171,7 @@ impl Tree {
             mode: u16::try_from(node.access.mode).unwrap_or(0),
             uid: node.access.uid,
             gid: node.access.gid,
-            links: u32::try_from(links).unwrap_or(u32::MAX),
+            links,
             settled,
         })
     }
@@ -179,8 +186,8 @@ impl Tree {
         let Body::Folder(children) = &self.nodes.get(&folder)?.body else {
             return None;
         };
-        let mut entries = Vec::with_capacity(children.len());
-        for (name, &ino) in children {
+        let mut entries = Vec::with_capacity(children.by_name.len());
+        for (name, &ino) in &children.by_name {
             let kind = kind_of(&self.nodes.get(&ino)?.body);
             entries.push(Entry { name: OsStr::new(name), ino, kind });
         }
@@ -213,10 +220,6 @@ impl Tree {
     /// The catalog that it shows.
     pub fn catalog(&self) -> &Catalog {
         &self.catalog
-    }
-
-    fn is_folder(&self, ino: Ino) -> bool {
-        self.nodes.get(&ino).is_some_and(|node| matches!(node.body, Body::Folder(_)))
     }
 
     fn info_text(&self, id: CheckpointId) -> Vec<u8> {

@@ -1,6 +1,7 @@
 //! Names in the view: safe for every shell and terminal, stable, and no two alike in a folder.
 
-use std::collections::HashSet;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -26,6 +27,23 @@ pub fn escape(raw: &OsStr) -> String {
         let _ = write!(name, "~{:08x}", fnv1a(bytes));
     }
     name
+}
+
+/// `text` for a terminal or a text file: what could steer either becomes an escape. Messages hold
+/// names that anybody may have chosen.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(steers) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if steers(c) {
+            safe.extend(c.escape_default());
+        } else {
+            safe.push(c);
+        }
+    }
+    Cow::Owned(safe)
 }
 
 fn escape_bytes(bytes: &[u8]) -> String {
@@ -55,9 +73,14 @@ fn escape_each(name: &mut String, bytes: &[u8]) {
 }
 
 fn is_unsafe(c: char) -> bool {
-    let turns_direction =
+    c == '/' || steers(c)
+}
+
+/// Whether a character steers a terminal, or turns the direction of writing.
+fn steers(c: char) -> bool {
+    let turns =
         matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    c == '/' || c.is_control() || turns_direction
+    c.is_control() || turns
 }
 
 /// The 32-bit FNV-1a hash: the same on every machine and in every version.
@@ -67,27 +90,33 @@ fn fnv1a(bytes: &[u8]) -> u32 {
 
 /// The names given in one folder.
 #[derive(Debug, Default)]
-pub struct Taken(HashSet<String>);
+pub struct Taken {
+    names: HashSet<String>,
+    /// The last number given behind each stem: many may want the same name.
+    numbers: HashMap<String, u32>,
+}
 
 impl Taken {
     /// A folder in which these names are taken.
     pub fn new(reserved: &[&str]) -> Self {
-        Self(reserved.iter().map(|&name| name.to_owned()).collect())
+        Self { names: reserved.iter().map(|&name| name.to_owned()).collect(), ..Self::default() }
     }
 
     /// Takes a name that must stay as it is.
     pub fn reserve(&mut self, name: &str) {
-        self.0.insert(name.to_owned());
+        self.names.insert(name.to_owned());
     }
 
     /// `wanted`, or `wanted~2` and so on where that is taken.
     pub fn give(&mut self, wanted: &str) -> String {
         let stem = wanted.get(..wanted.floor_char_boundary(LONGEST - 12)).unwrap_or(wanted);
         let mut name = wanted.to_owned();
-        let mut number = 2u32;
-        while !self.0.insert(name.clone()) {
-            name = format!("{stem}~{number}");
-            number = number.saturating_add(1);
+        if !self.names.insert(name.clone()) {
+            let number = self.numbers.entry(stem.to_owned()).or_insert(1);
+            while !self.names.insert(name.clone()) {
+                *number = number.saturating_add(1);
+                name = format!("{stem}~{number}");
+            }
         }
         name
     }
@@ -124,6 +153,12 @@ mod tests {
         let (a, b) = (vec![b'\n'; 255], [vec![b'\n'; 254], vec![b'x']].concat());
         let (a, b) = (escaped(&a), escaped(&b));
         assert!(a.len() <= 255 && b.len() <= 255 && a != b);
+    }
+
+    #[test]
+    fn messages_cannot_steer_a_terminal() {
+        assert_eq!(printable("a b/c ü"), "a b/c ü");
+        assert_eq!(printable("a\x1b[2Jb\n"), "a\\u{1b}[2Jb\\n");
     }
 
     #[test]

@@ -25,8 +25,11 @@ const STATE: u64 = 3;
 const PER_WORD: u64 = u64::BITS as u64 / 2;
 
 impl Tally {
-    /// Regions that a tally is kept of: 256 TiB in regions of 32 MiB, in 2 MiB of memory.
-    pub(super) const MOST: u64 = 1 << 23;
+    /// Regions that a tally is kept of, in 512 KiB of memory for each checkpoint that somebody
+    /// reads: a disk of 64 TiB in the usual regions of 32 MiB, of 4 TiB in those of 4 KiB
+    /// clusters, of 512 GiB in the smallest. A larger disk is searched anew each time, and its
+    /// allocated bytes stay an estimate.
+    pub(super) const MOST: u64 = 1 << 21;
 
     /// Nothing is known of any of `regions`.
     pub(super) fn new(regions: u64) -> Self {

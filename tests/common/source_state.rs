@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::content::sha256;
 
-/// Everything about each path beneath a folder but when it was last read.
+/// Everything about each path beneath a folder but when it was last read, and its count of blocks:
+/// a file system may settle that some time after the files were written.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct SourceState(BTreeMap<PathBuf, Entry>);
 
@@ -16,7 +17,6 @@ struct Entry {
     mode: u32,
     owner: (u32, u32),
     size: u64,
-    blocks: u64,
     modified: (i64, i64),
     changed: (i64, i64),
     content: String,
@@ -54,7 +54,6 @@ fn visit(path: &Path, found: &mut BTreeMap<PathBuf, Entry>) {
         mode: stat.mode(),
         owner: (stat.uid(), stat.gid()),
         size: stat.size(),
-        blocks: stat.blocks(),
         modified: (stat.mtime(), stat.mtime_nsec()),
         changed: (stat.ctime(), stat.ctime_nsec()),
         content,

@@ -83,11 +83,13 @@ impl View {
         assert!(depth < 64, "the view is a loop: {folder:?}");
         let full = root.join(folder);
         let entries = full.read_dir().unwrap_or_else(|e| panic!("{full:?}: {e}"));
-        let mut names = Vec::new();
+        let mut is_checkpoint = false;
         for entry in entries {
             let entry = entry.unwrap_or_else(|e| panic!("{full:?}: {e}"));
             let path = folder.join(entry.file_name());
             let kind = entry.file_type().unwrap_or_else(|e| panic!("{path:?}: {e}"));
+            // A disk may be called info.json, and is a folder then.
+            is_checkpoint |= entry.file_name() == "info.json" && kind.is_file();
             if kind.is_dir() {
                 self.visit(root, &path, depth + 1);
             } else if kind.is_symlink() {
@@ -95,12 +97,10 @@ impl View {
                     root.join(&path).read_link().unwrap_or_else(|e| panic!("{path:?}: {e}"));
                 self.links.insert(path, target);
             } else {
-                // A disk's folder may be called `info.json`; a checkpoint's file is one.
-                names.push(entry.file_name());
                 self.others.push(path);
             }
         }
-        if names.iter().any(|n| n == "info.json") {
+        if is_checkpoint {
             self.checkpoints.push(Checkpoint::read(root, folder));
         }
     }
@@ -145,7 +145,7 @@ impl Checkpoint {
             .unwrap_or_else(|e| panic!("{folder:?}/info.json: {e}"));
         let info = serde_json::from_str(&text)
             .unwrap_or_else(|e| panic!("{folder:?}/info.json is not JSON: {e}\n{text}"));
-        let whole = full.join("disk.img").exists();
+        let whole = full.join("disk.img").is_file();
         let error = std::fs::read_to_string(full.join("error.txt")).ok();
         assert_ne!(whole, error.is_some(), "{folder:?}: either disk.img or error.txt");
         Self { folder: folder.to_path_buf(), info, whole, error }

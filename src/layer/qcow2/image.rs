@@ -8,14 +8,14 @@ use super::table::{Decoder, Packed};
 use crate::codec;
 use crate::error::{Defect, Error, Result};
 use crate::extent::{GuestOffset, HostOffset, Slot};
-use crate::layer::clusters::{ClusterCache, ClusterKey};
+use crate::layer::clusters::{ClusterCache, ClusterKey, Part};
 use crate::source::Source;
 
 /// An image that can be read: not encrypted, with its data file if it needs one. Its layers (the
 /// active one and those of its snapshots) share it.
 #[derive(Debug)]
 pub struct Qcow2Image {
-    /// The key of its clusters in the cache.
+    /// No other opened image has it: the key of its clusters and tables in the cache.
     id: u64,
     file: Arc<dyn Source>,
     header: Header,
@@ -89,7 +89,7 @@ impl Qcow2Image {
     }
 
     fn read_packed(&self, descriptor: u64, guest: GuestOffset, buf: &mut [u8]) -> Result<()> {
-        let key = ClusterKey { file: self.id, token: descriptor };
+        let key = ClusterKey { file: self.id, part: Part::Packed(descriptor) };
         let cluster = self.cache.get_or_try_insert_with(key, || self.unpack(descriptor))?;
         let from = to_usize(guest.0 % self.header.cluster_size());
         let bytes = cluster.get(from..).and_then(|rest| rest.get(..buf.len()));
@@ -100,6 +100,25 @@ impl Qcow2Image {
         })?;
         buf.copy_from_slice(bytes);
         Ok(())
+    }
+
+    /// The bytes of a table that the file has: never more memory than that.
+    pub(super) fn read_table(&self, offset: u64, len: u64) -> Result<Vec<u8>> {
+        let len = len.min(self.file.len().saturating_sub(offset));
+        let mut bytes = vec![0; to_usize(len)];
+        let got = self.file.read_at(offset, &mut bytes)?;
+        bytes.truncate(got);
+        Ok(bytes)
+    }
+
+    /// [`Self::read_table`] by way of the cache. An error is not remembered.
+    pub(super) fn table_block(&self, offset: u64, len: u64) -> Result<Arc<[u8]>> {
+        if offset >= self.file.len() {
+            // What weighs nothing would never leave the cache.
+            return Ok(Arc::default());
+        }
+        let key = ClusterKey { file: self.id, part: Part::Table { offset, len } };
+        self.cache.get_or_try_insert_with(key, || self.read_table(offset, len).map(Arc::from))
     }
 
     fn packed(&self, descriptor: u64) -> Packed {

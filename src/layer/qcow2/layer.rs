@@ -1,14 +1,15 @@
 //! The disk that one L1 table of an image maps.
 //!
-//! The L1 table is read at the first question and kept, for there is one for each 512 MiB of a
-//! usual disk; L2 tables are not kept, since the map above keeps what was made of them. Of an L2
-//! table only the entries of the asked range are read, in one go.
+//! Of the L1 table only the blocks that are needed are read, and kept within the bound of the
+//! cache of clusters. L2 tables are not kept, since the map above keeps what was made of them; of
+//! an L2 table only the entries of the asked range are read, in one go.
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use super::bytes::to_usize;
 use super::image::Qcow2Image;
+use super::l1::{Block, L1Table};
 use super::snapshot::Snapshot;
 use super::table::{Decoder, SUBCLUSTERS, TableAt, is_compressed};
 use crate::error::Result;
@@ -22,13 +23,11 @@ pub struct Qcow2Layer {
     image: Arc<Qcow2Image>,
     decoder: Decoder,
     virtual_size: u64,
-    l1_offset: u64,
-    /// Entries that the table claims to have and the virtual size needs. A snapshot's table may
-    /// have fewer than that: what they would map is unallocated.
-    l1_len: u64,
-    /// Those of them that the file has.
-    l1: OnceLock<Box<[u64]>>,
-    has_packed: OnceLock<bool>,
+    /// A snapshot's table may have fewer entries than the virtual size needs: what they would map
+    /// is unallocated.
+    l1: L1Table,
+    /// [`Layer::allocated_at_most`], once it is known.
+    allocated: OnceLock<u64>,
 }
 
 impl Qcow2Layer {
@@ -48,10 +47,11 @@ impl Qcow2Layer {
         Self {
             decoder,
             virtual_size,
-            l1_offset,
-            l1_len: decoder.geometry.l1_entries_for(virtual_size).min(l1_size.into()),
-            l1: OnceLock::new(),
-            has_packed: OnceLock::new(),
+            l1: L1Table {
+                offset: l1_offset,
+                len: decoder.geometry.l1_entries_for(virtual_size).min(l1_size.into()),
+            },
+            allocated: OnceLock::new(),
             image: Arc::clone(image),
         }
     }
@@ -65,51 +65,50 @@ impl Qcow2Layer {
         self.image.file().as_ref()
     }
 
-    /// The entries that the file has. Two threads may both read them; both read the same.
-    fn l1(&self) -> Result<&[u64]> {
-        if let Some(l1) = self.l1.get() {
-            return Ok(l1);
-        }
-        let bytes = self.read_table(self.l1_offset, self.l1_len * 8)?;
-        let entries = bytes.as_chunks().0.iter().copied().map(u64::from_be_bytes).collect();
-        Ok(self.l1.get_or_init(|| entries))
-    }
-
-    /// The bytes of a table that the file has: never more memory than that.
-    fn read_table(&self, offset: u64, len: u64) -> Result<Vec<u8>> {
-        let file = self.file();
-        let len = len.min(file.len().saturating_sub(offset));
-        let mut bytes = vec![0; to_usize(len)];
-        let got = file.read_at(offset, &mut bytes)?;
-        bytes.truncate(got);
-        Ok(bytes)
-    }
-
     /// What the L1 entry `index` says.
     fn table_at(&self, index: u64, entry: u64) -> TableAt {
         let table = self.decoder.l1_entry(entry);
         if let TableAt::Bad(fault) = table {
-            let at = self.l1_offset.saturating_add(index * 8);
+            let at = self.l1.entry_offset(index);
             let name = self.file().path().display();
             log::warn!("{name}: entry {index} of the L1 table, at byte {at}: {fault}");
         }
         table
     }
 
-    fn say_tables(&self, l1: &[u64], end: u64, words: &mut Words) {
+    fn say_tables(&self, end: u64, words: &mut Words) {
+        // No product of an index and this can overflow: there are at most 2^22 indices, and it is
+        // at most 2^39.
         let reach = self.decoder.geometry.table_reach();
         while words.next() < end {
             let index = words.next() / reach;
-            if index >= self.l1_len {
+            if index >= self.l1.len {
                 return words.push_until(end, Word::Below);
             }
-            // Cannot overflow: `l1_len` is at most 2^22, and `reach` at most 2^39.
-            let Some(entry) = l1.get(to_usize(index)) else {
-                self.say_lost_tables(end.min(self.l1_len * reach), words);
-                continue;
+            match self.l1.block_around(index, &self.image) {
+                Ok(block) => self.say_block(&block, end, words),
+                Err(e) => {
+                    let from = self.l1.offset;
+                    log::error!("part of the L1 table at byte {from} cannot be read: {e}");
+                    let block_end = self.l1.indices_around(index).end * reach;
+                    words.push_until(block_end.min(end), Word::Bad(Fault::Unreadable));
+                }
+            }
+        }
+    }
+
+    /// Speaks for what a block of the L1 table maps, up to `end`.
+    fn say_block(&self, block: &Block, end: u64, words: &mut Words) {
+        let reach = self.decoder.geometry.table_reach();
+        let block_end = (block.indices.end * reach).min(end);
+        while words.next() < block_end {
+            let index = words.next() / reach;
+            let Some(entry) = block.get(index) else {
+                // Nor does the file have any block that follows.
+                return self.say_lost_tables(end.min(self.l1.len * reach), words);
             };
             let table_end = ((index + 1) * reach).min(end);
-            match self.table_at(index, *entry) {
+            match self.table_at(index, entry) {
                 TableAt::Nowhere => words.push_until(table_end, Word::Below),
                 TableAt::Bad(fault) => words.push_until(table_end, Word::Bad(fault)),
                 TableAt::Offset(table) => self.say_clusters(table, table_end, words),
@@ -119,7 +118,7 @@ impl Qcow2Layer {
 
     /// Speaks for what those entries of the L1 table map that the file does not have.
     fn say_lost_tables(&self, end: u64, words: &mut Words) {
-        let (name, at) = (self.file().path().display(), self.l1_offset);
+        let (name, at) = (self.file().path().display(), self.l1.offset);
         let fault = Fault::PastEnd;
         log::warn!("{name}: the L1 table at byte {at}: {fault}");
         words.push_until(end, Word::Bad(fault));
@@ -132,7 +131,7 @@ impl Qcow2Layer {
         let (first, last) = (index(words.next()), index(end - 1));
         let offset = table + first * geometry.l2_entry_size();
         let wanted = (last - first + 1) * geometry.l2_entry_size();
-        let entries = match self.read_table(offset, wanted) {
+        let entries = match self.image.read_table(offset, wanted) {
             Ok(entries) => entries,
             Err(e) => {
                 log::error!("part of the L2 table at byte {table} cannot be read: {e}");
@@ -168,7 +167,7 @@ impl Qcow2Layer {
 
     fn say_extended(&self, entries: &[u8], end: u64, words: &mut Words, faults: &mut Faults) {
         let size = self.decoder.geometry.cluster_size();
-        let part = size / u64::from(SUBCLUSTERS);
+        let part = self.decoder.geometry.granularity();
         let mut cluster = words.next() - words.next() % size;
         let (entries, _) = entries.as_chunks().0.as_chunks();
         for [entry, bitmap] in entries {
@@ -190,26 +189,42 @@ impl Qcow2Layer {
         }
     }
 
-    /// Whether the first L2 table has a compressed cluster. `None`: it cannot be told.
-    fn has_packed(&self, l1: &[u64]) -> Option<bool> {
-        if let Some(known) = self.has_packed.get() {
-            return Some(*known);
-        }
-        let geometry = self.decoder.geometry;
-        let first = l1.iter().find_map(|entry| match self.decoder.l1_entry(*entry) {
-            TableAt::Offset(table) => Some(table),
-            _ => None,
-        });
-        let found = match first {
-            None => false,
-            Some(table) => {
-                let bytes = self.read_table(table, geometry.cluster_size()).ok()?;
-                let entries = bytes.as_chunks().0.iter().copied().map(u64::from_be_bytes);
-                entries.step_by(to_usize(geometry.l2_entry_size() / 8)).any(is_compressed)
+    /// Looks through the whole L1 table.
+    fn existing_tables(&self) -> Result<ExistingTables> {
+        let mut existing = ExistingTables { count: 0, first: None };
+        let mut index = 0;
+        while index < self.l1.len {
+            let block = self.l1.block_around(index, &self.image)?;
+            for entry in block.entries() {
+                let table = self.decoder.l1_entry(entry);
+                existing.count += u64::from(table != TableAt::Nowhere);
+                if let (None, TableAt::Offset(at)) = (existing.first, table) {
+                    existing.first = Some(at);
+                }
             }
-        };
-        Some(*self.has_packed.get_or_init(|| found))
+            if block.is_cut() {
+                break;
+            }
+            index = block.indices.end;
+        }
+        Ok(existing)
     }
+
+    /// Whether an L2 table has a compressed cluster.
+    fn has_packed(&self, table: u64) -> Result<bool> {
+        let geometry = self.decoder.geometry;
+        let bytes = self.image.read_table(table, geometry.cluster_size())?;
+        let entries = bytes.as_chunks().0.iter().copied().map(u64::from_be_bytes);
+        Ok(entries.step_by(to_usize(geometry.l2_entry_size() / 8)).any(is_compressed))
+    }
+}
+
+/// What the L1 table says of the L2 tables.
+struct ExistingTables {
+    /// How many there are, bad ones too.
+    count: u64,
+    /// Where the first good one is.
+    first: Option<u64>,
 }
 
 impl Layer for Qcow2Layer {
@@ -221,18 +236,36 @@ impl Layer for Qcow2Layer {
         self.virtual_size
     }
 
+    fn granularity(&self) -> u64 {
+        self.decoder.geometry.granularity()
+    }
+
     fn words(&self, words: &mut Words) {
         let end = words.range().end.min(self.virtual_size);
         if words.next() >= end {
             return;
         }
-        match self.l1() {
-            Ok(l1) => self.say_tables(l1, end, words),
-            Err(e) => {
-                log::error!("the L1 table at byte {} cannot be read: {e}", self.l1_offset);
-                words.push_until(end, Word::Bad(Fault::Unreadable));
+        self.say_tables(end, words);
+    }
+
+    fn empty_until(&self, offset: u64) -> u64 {
+        let reach = self.decoder.geometry.table_reach();
+        let mut index = offset / reach;
+        while index < self.l1.len {
+            // What cannot be read or was cut off is not empty but unknown.
+            let Ok(block) = self.l1.block_around(index, &self.image) else { break };
+            let empty = block
+                .entries_from(index)
+                .take_while(|(_, entry)| self.decoder.l1_entry(*entry) == TableAt::Nowhere);
+            index = empty.last().map_or(index, |(last, _)| last + 1);
+            if index < block.indices.end {
+                break;
             }
         }
+        if index >= self.l1.len {
+            return u64::MAX;
+        }
+        (index * reach).max(offset)
     }
 
     fn read(&self, slot: Slot, guest: GuestOffset, buf: &mut [u8]) -> Result<()> {
@@ -247,12 +280,19 @@ impl Layer for Qcow2Layer {
         if self.decoder.has_data_file {
             return occupied;
         }
-        let Ok(l1) = self.l1() else { return self.virtual_size };
-        let packed = self.has_packed(l1) != Some(false);
+        if let Some(known) = self.allocated.get() {
+            return *known;
+        }
+        let Ok(existing) = self.existing_tables() else { return self.virtual_size };
         let reach = self.decoder.geometry.table_reach();
-        let tables = l1.iter().filter(|e| self.decoder.l1_entry(**e) != TableAt::Nowhere).count();
-        let mapped = (tables as u64).saturating_mul(reach).min(self.virtual_size);
-        if packed { mapped } else { mapped.min(occupied) }
+        let mapped = existing.count.saturating_mul(reach).min(self.virtual_size);
+        match existing.first.map_or(Ok(false), |table| self.has_packed(table)) {
+            Ok(packed) => {
+                let most = if packed { mapped } else { mapped.min(occupied) };
+                *self.allocated.get_or_init(|| most)
+            }
+            Err(_) => mapped,
+        }
     }
 }
 

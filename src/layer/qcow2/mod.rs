@@ -12,6 +12,7 @@ mod bitmap;
 mod bytes;
 mod header;
 mod image;
+mod l1;
 mod layer;
 mod snapshot;
 mod table;

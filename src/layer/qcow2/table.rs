@@ -29,6 +29,12 @@ impl Geometry {
         1 << self.cluster_bits
     }
 
+    /// Bytes of what an entry, or a bit of it, can speak of: a cluster or a subcluster.
+    pub(super) fn granularity(self) -> u64 {
+        let parts = if self.extended { SUBCLUSTERS } else { 1 };
+        self.cluster_size() / u64::from(parts)
+    }
+
     pub(super) fn l2_entry_size(self) -> u64 {
         if self.extended { 16 } else { 8 }
     }

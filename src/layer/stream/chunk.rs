@@ -30,7 +30,7 @@ use super::index::Chunk;
 use super::lz4_block::{Block, Decoder};
 use crate::codec::lz4::LONGEST_HEADER;
 use crate::error::{Defect, Error, Result};
-use crate::layer::clusters::{ClusterCache, ClusterKey};
+use crate::layer::clusters::{ClusterCache, ClusterKey, Part};
 use crate::source::Source;
 
 /// Where a later reader can go on: one block in so many bytes is kept on the way.
@@ -107,7 +107,7 @@ impl ChunkReader {
     }
 
     fn key(&self, chunk: &Chunk, number: u64) -> ClusterKey {
-        ClusterKey { file: self.id, token: chunk.token << TOKEN_SHIFT | number }
+        ClusterKey { file: self.id, part: Part::Packed(chunk.token << TOKEN_SHIFT | number) }
     }
 
     fn decoder(&self, chunk: &Chunk) -> Result<Decoder> {

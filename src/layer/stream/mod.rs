@@ -32,10 +32,27 @@ mod meta;
 mod trailer;
 mod window;
 
+use crate::error::Result;
+use crate::source::Source;
+
 pub use frame::{FrameHeader, FrameKind, HEADER_LEN};
 pub use index::{Chunk, Index};
 pub use layer::StreamLayer;
 pub use meta::{StreamCompression, StreamMeta, is_stream};
+
+/// Whether the file ends as a whole stream does: in its `stop`, or in the frame that tells the size
+/// of a trailer behind it. Only the last bytes are read.
+///
+/// # Errors
+///
+/// Where the file cannot be read.
+pub fn has_end(file: &dyn Source) -> Result<bool> {
+    let mut last = [0; 40];
+    let at = file.len().saturating_sub(HEADER_LEN);
+    let got = file.read_at(at, &mut last)?;
+    let header = FrameHeader::parse(last.get(..got).unwrap_or_default(), at);
+    Ok(header.is_ok_and(|header| matches!(header.kind, FrameKind::Stop | FrameKind::Comp)))
+}
 
 /// A size that fits in memory, where it was bounded before; else the largest, which no buffer
 /// has.

@@ -29,6 +29,7 @@ fn geometry_is_that_of_the_specification() {
     assert_eq!((standard.l2_entries(), standard.table_reach()), (8192, 512 << 20));
     let extended = Geometry { cluster_bits: 16, extended: true };
     assert_eq!((extended.l2_entries(), extended.table_reach()), (4096, 256 << 20));
+    assert_eq!((standard.granularity(), extended.granularity()), (64 << 10, 2 << 10));
     assert_eq!(standard.l1_entries_for(0), 0);
     assert_eq!(standard.l1_entries_for(1), 1);
     assert_eq!(standard.l1_entries_for((512 << 20) + 1), 2);

@@ -1,4 +1,4 @@
-//! The two system calls that no safe library offers: FIEMAP, and asking who holds a lock.
+//! What no safe library offers: FIEMAP, asking who holds a lock, and descriptors by number.
 //!
 //! The only module of the crate with `unsafe` code.
 #![allow(unsafe_code)]
@@ -10,11 +10,11 @@ use std::os::fd::AsRawFd;
 
 /// One extent as FIEMAP reports it; bytes.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct FiemapExtent {
-    pub(super) logical: u64,
-    pub(super) length: u64,
-    pub(super) unwritten: bool,
-    pub(super) last: bool,
+pub(crate) struct FiemapExtent {
+    pub(crate) logical: u64,
+    pub(crate) length: u64,
+    pub(crate) unwritten: bool,
+    pub(crate) last: bool,
 }
 
 /// Extents asked for in one call.
@@ -57,7 +57,7 @@ struct RawFiemap {
 /// The next batch of extents that touch `start..start + length`. An empty one means that there is
 /// no more. Nothing is synced first, so a range that was written a moment ago may be reported as
 /// unwritten. `EOPNOTSUPP` and `ENOTTY` mean that this file system cannot tell.
-pub(super) fn fiemap(file: &File, start: u64, length: u64) -> io::Result<Vec<FiemapExtent>> {
+pub(crate) fn fiemap(file: &File, start: u64, length: u64) -> io::Result<Vec<FiemapExtent>> {
     // SAFETY: all-zero bytes are a valid value of this plain-data structure.
     let mut map: RawFiemap = unsafe { zeroed() };
     map.start = start;
@@ -84,7 +84,7 @@ pub(super) fn fiemap(file: &File, start: u64, length: u64) -> io::Result<Vec<Fie
 }
 
 /// Whether another process holds a lock on this byte of the file.
-pub(super) fn is_locked(file: &File, byte: i64) -> io::Result<bool> {
+pub(crate) fn is_locked(file: &File, byte: i64) -> io::Result<bool> {
     // SAFETY: all-zero bytes are a valid value of this plain-data structure.
     let mut lock: libc::flock = unsafe { zeroed() };
     (lock.l_type, lock.l_whence) = (WRITE_LOCK, FROM_START);
@@ -97,6 +97,30 @@ pub(super) fn is_locked(file: &File, byte: i64) -> io::Result<bool> {
         return Err(io::Error::last_os_error());
     }
     Ok(i32::from(lock.l_type) != libc::F_UNLCK)
+}
+
+/// Keeps every descriptor above the standard error from the programs that this one becomes or
+/// starts: whoever started us may have left some open.
+pub(crate) fn keep_descriptors_to_ourselves() -> io::Result<()> {
+    let first: libc::c_uint = 3;
+    let flags = libc::CLOSE_RANGE_CLOEXEC;
+    // SAFETY: the call takes three numbers. No descriptor is closed; each is only marked.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, flags) };
+    if result == 0 {
+        return Ok(());
+    }
+    // Before Linux 5.11: one after the other.
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let name = entry?.file_name();
+        let number = name.to_str().and_then(|name| name.parse::<libc::c_int>().ok());
+        if let Some(number) = number.filter(|number| *number > 2) {
+            // SAFETY: the call takes three numbers; the descriptor is only marked.
+            if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+    }
+    Ok(())
 }
 
 const _: () = assert!(size_of::<RawExtent>() == 56);
