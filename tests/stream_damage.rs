@@ -433,3 +433,67 @@ fn a_stream_that_contradicts_itself_has_no_word_but_one() {
     }
     assert!(HEADER_LEN < at as u64);
 }
+
+/// Damage that is likelier to be believed than noise: digits, whole headers, words, cuts.
+fn damage(bytes: &mut Vec<u8>, headers: &[usize], prng: &mut Prng) {
+    for _ in 0..=prng.below(3) {
+        let at = prng.below(bytes.len() as u64) as usize;
+        let header = *prng.pick(headers);
+        match prng.below(7) {
+            0 => bytes[at] = prng.bytes(1)[0],
+            1 => bytes.truncate(at.max(headers[1])),
+            2 => drop(bytes.splice(at..at, prng.bytes(5))),
+            3 | 4 => {
+                let digit = header + 5 + prng.below(33) as usize;
+                if let Some(byte) = bytes.get_mut(digit) {
+                    *byte = *prng.pick(b"0123456789abcdef");
+                }
+            }
+            5 => {
+                let word = [0, 1, 0x7FFF_FFFF, 0x8001_0000, u32::MAX][prng.below(5) as usize];
+                if let Some(bytes) = bytes.get_mut(at..at + 4) {
+                    bytes.copy_from_slice(&word.to_le_bytes());
+                }
+            }
+            _ => {
+                let from = (header + 40).min(bytes.len());
+                let header = bytes[header.min(from)..from].to_vec();
+                let to = (*prng.pick(headers)).min(bytes.len());
+                bytes.splice(to..(to + header.len()).min(bytes.len()), header);
+            }
+        }
+    }
+}
+
+#[test]
+fn damage_at_random_never_stops_a_reader() {
+    let rounds = std::env::var("QCOWFS_TEST_ROUNDS").map_or(1500, |n| n.parse().unwrap());
+    let streams = [full(Some(SMALL_CHUNKS)), increment(Some(SMALL_CHUNKS)), full(None)];
+    let streams = streams.map(StreamWriter::finish);
+    let kinds = [&b"meta "[..], b"data 0", b"zero 0", b"stop 0", b"comp 0"];
+    let headers = streams.each_ref().map(|bytes| {
+        let starts = |at: &usize| kinds.iter().any(|kind| bytes[*at..].starts_with(kind));
+        (0..bytes.len()).filter(starts).collect::<Vec<_>>()
+    });
+    let mut prng = Prng::new(11);
+    let mut read = 0;
+    for _ in 0..rounds {
+        let which = prng.below(3) as usize;
+        let mut bytes = streams[which].clone();
+        damage(&mut bytes, &headers[which], &mut prng);
+        let len = bytes.len() as u64;
+        let Ok(layer) = layer(bytes) else { continue };
+        // A disk of another size is none that this test could hold.
+        let Ok(index) = layer.index() else { continue };
+        assert!(index.memory() as u64 <= 2 * len, "{} bytes for {len}", index.memory());
+        if layer.virtual_size() == DISK {
+            read += usize::from(reads_whole(&layer));
+        }
+    }
+    assert!(read > 0, "no stream was whole enough to be read");
+}
+
+/// Whether all of it could be read.
+fn reads_whole(layer: &StreamLayer) -> bool {
+    read(layer, 50_000).is_ok_and(|disk| disk.len() as u64 == DISK)
+}
