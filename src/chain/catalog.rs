@@ -8,8 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use super::evidence::{Basis, Evidence};
 use super::inventory::{Content, FileId, FoundFile, Inventory, Skipped};
-use super::link::{self, DiskKey, Kind, Links, Parent, Place, TimeBasis};
+use super::link::{self, Links};
 use super::order::{natural, parents_first};
+use super::place::{DiskKey, Kind, Parent, Place, TimeBasis};
 use crate::error::Result;
 use crate::layer::qcow2::{Encryption, Snapshot};
 use crate::source::SourceRoot;

@@ -1,8 +1,8 @@
 //! From found files to trees of checkpoints, with the evidence for each link.
 //!
-//! Three steps: [`inventory`] looks at every file once (headers only), [`link`] decides what each
-//! image is and what it stands on, [`catalog`] orders the restore points of each disk and says
-//! which can be assembled.
+//! Three steps: [`inventory`] looks at every file once (headers only), [`link`] gives each image
+//! its [`place`]: what it is and what it stands on; [`catalog`] orders the restore points of each
+//! disk and says which can be assembled.
 //!
 //! # Which evidence decides
 //!
@@ -16,6 +16,7 @@ pub mod evidence;
 pub mod inventory;
 pub mod link;
 pub mod order;
+pub mod place;
 
 mod headers;
 mod live;

@@ -16,7 +16,8 @@ use std::time::{Duration, SystemTime};
 use super::evidence::{Basis, Evidence};
 use super::headers::HeaderLink;
 use super::inventory::{FileId, FoundFile};
-use super::link::{DiskKey, Kind, Linker, Parent, Place, TimeBasis, plain_place};
+use super::link::Linker;
+use super::place::{DiskKey, Kind, Parent, Place, TimeBasis, plain_place};
 use crate::layout::names::{MarkedName, is_epoch};
 
 /// Decides about increments of live disks with names of the user's choice, and their full ones.

@@ -9,9 +9,8 @@ use std::path::Path;
 use super::evidence::{Basis, Evidence};
 use super::headers::HeaderLink;
 use super::inventory::{Content, FileId, FoundFile};
-use super::link::{
-    DiskKey, Kind, Linker, NO_QCOW2_HEADER, Parent, Place, TimeBasis, from_epoch, plain_place,
-};
+use super::link::{Linker, NO_QCOW2_HEADER};
+use super::place::{DiskKey, Kind, Parent, Place, TimeBasis, from_epoch, plain_place};
 use crate::layout::names::{PushName, has_raw_ending};
 
 /// The backups of one live disk, by checkpoint.

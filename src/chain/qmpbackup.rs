@@ -10,9 +10,8 @@ use std::time::{Duration, SystemTime};
 use super::evidence::{Basis, Evidence};
 use super::headers::HeaderLink;
 use super::inventory::{Content, FileId, FoundFile, Inventory};
-use super::link::{
-    DiskKey, Kind, Linker, NO_QCOW2_HEADER, Parent, Place, TimeBasis, from_epoch, plain_place,
-};
+use super::link::{Linker, NO_QCOW2_HEADER};
+use super::place::{DiskKey, Kind, Parent, Place, TimeBasis, from_epoch, plain_place};
 use crate::layout::names::{QmpLevel, QmpName};
 use crate::source::Source;
 

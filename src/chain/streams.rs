@@ -9,7 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use super::evidence::{Basis, Evidence};
 use super::inventory::{Content, FileId, FoundFile};
-use super::link::{DiskKey, Kind, Linker, Parent, Place, TimeBasis, plain_place};
+use super::link::Linker;
+use super::place::{DiskKey, Kind, Parent, Place, TimeBasis, plain_place};
 use crate::layer::stream::StreamMeta;
 use crate::layout::names::{StreamLevel, StreamName};
 

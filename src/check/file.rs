@@ -10,7 +10,7 @@ use super::spoiled::Spoiled;
 use super::trouble::{self, Trouble};
 use crate::chain::catalog::Catalog;
 use crate::chain::inventory::{Content, FileId, FoundFile, QcowFacts};
-use crate::chain::link::Kind;
+use crate::chain::place::Kind;
 use crate::error::{Error, Result};
 use crate::layer::clusters::ClusterCache;
 use crate::layer::findings::Findings;

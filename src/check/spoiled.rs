@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::chain::catalog::{Catalog, CheckpointId};
 use crate::chain::inventory::FileId;
-use crate::chain::link::Kind;
+use crate::chain::place::Kind;
 use crate::tree::plan::Plan;
 
 /// What of a file is damaged.

@@ -2,7 +2,7 @@
 
 use crate::chain::catalog::{Catalog, CheckpointId, State};
 use crate::chain::inventory::Content;
-use crate::chain::link::Kind;
+use crate::chain::place::Kind;
 
 /// What is wrong with a restore point, apart from the bytes of its file.
 #[derive(Debug, PartialEq, Eq)]

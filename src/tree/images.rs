@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::chain::catalog::{Catalog, Checkpoint, CheckpointId, State};
 use crate::chain::inventory::{Content, FileId, FoundFile, QcowFacts};
-use crate::chain::link::Kind;
+use crate::chain::place::Kind;
 use crate::error::{Error, Result};
 use crate::layer::Layer;
 use crate::layer::clusters::ClusterCache;

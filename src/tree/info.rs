@@ -9,7 +9,7 @@ use super::plan::{Plan, rfc3339};
 use crate::chain::catalog::{Catalog, CheckpointId, State};
 use crate::chain::evidence::{Basis, Certainty};
 use crate::chain::inventory::Content;
-use crate::chain::link::{Kind, TimeBasis};
+use crate::chain::place::{Kind, TimeBasis};
 use crate::view::Allocated;
 
 /// Everything that is known of a checkpoint. Sizes are bytes.

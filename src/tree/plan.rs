@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use super::names::{Taken, escape};
 use crate::chain::catalog::{Catalog, CheckpointId, Disk, State};
-use crate::chain::link::Kind;
+use crate::chain::place::Kind;
 
 /// Names that a disk's folder holds beside its checkpoints.
 pub const LATEST: &str = "latest";
