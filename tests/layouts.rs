@@ -253,8 +253,36 @@ fn disks_on_different_schedules_do_not_accuse_each_other() {
     for run in 1..10 {
         source.image(&format!("hourly/INC-179516100{run}-hourly"));
     }
-    source.image("daily/INC-1795161009-daily");
-    assert_eq!(source.view().parent("daily/INC-1795161009"), Some("FULL-1795161000"));
+    source.image("daily/INC-1795161005-daily").image("daily/INC-1795161009-daily");
+    let view = source.view();
+    assert_eq!(view.parent("daily/INC-1795161009"), Some("INC-1795161005"));
+    assert_eq!(view.one("daily/INC-1795161009").warnings.len(), 1);
+}
+
+#[test]
+fn two_vms_in_one_folder_whose_runs_never_meet_do_not_accuse_each_other() {
+    let source = Source::new();
+    for run in ["FULL-1795161000", "INC-1795161002", "INC-1795161004"] {
+        source.image(&format!("a/{run}-a"));
+    }
+    for run in ["FULL-1795161001", "INC-1795161003", "INC-1795161005"] {
+        source.image(&format!("b/{run}-b"));
+    }
+    let view = source.view();
+    assert_eq!(view.parent("a/INC-1795161004"), Some("INC-1795161002"));
+    assert_eq!(view.parent("b/INC-1795161005"), Some("INC-1795161003"));
+}
+
+#[test]
+fn the_folders_of_a_vms_disks_may_have_any_name() {
+    let source = Source::new();
+    for run in ["FULL-1795161000", "INC-1795161001", "INC-1795161002"] {
+        source.image(&format!("ide0-hd0/{run}-a"));
+        if run != "INC-1795161001" {
+            source.image(&format!("ide0-hd1/{run}-b"));
+        }
+    }
+    source.view().broken("ide0-hd1/b/INC-1795161002", "INC-1795161001");
 }
 
 #[test]
@@ -367,6 +395,54 @@ fn the_live_disk_may_lie_anywhere_and_is_still_nobodys_parent() {
     view.broken("backups/vm.qcow2/1795161002", "vm.qcow2.1795161001");
     view.broken("other/monday.qcow2/monday.qcow2", "a VM's own disk");
     assert_eq!(view.one("images/vm.qcow2/vm.qcow2").kind.name(), "live");
+}
+
+#[test]
+fn a_live_disk_whose_bitmaps_are_still_in_memory_is_known_by_the_headers() {
+    let source = Source::new();
+    source.image("vm.qcow2").image("vm.qcow2.1795161001");
+    source.overlay("vm.qcow2.1795161002", "/images/vm.qcow2");
+    let view = source.view();
+    assert_eq!(view.parent("vm.qcow2/1795161002"), Some("1795161001"));
+    assert_eq!(view.one("vm.qcow2/vm.qcow2").kind.name(), "live");
+    std::fs::remove_file(source.path("vm.qcow2.1795161001")).expect("is removed");
+    source.view().broken("vm.qcow2/1795161002", "no backup of \"vm.qcow2\" before it");
+}
+
+#[test]
+fn a_run_of_the_vms_other_disk_means_a_missing_push_increment() {
+    let source = Source::new();
+    for disk in ["a.qcow2", "b.qcow2"] {
+        source.image(&format!("{disk}.1795161001"));
+        for run in [1_795_161_002, 1_795_161_003] {
+            if (disk, run) != ("b.qcow2", 1_795_161_002) {
+                source.overlay(&format!("{disk}.{run}"), &format!("/images/{disk}"));
+            }
+        }
+    }
+    let view = source.view();
+    assert_eq!(view.parent("a.qcow2/1795161003"), Some("1795161002"));
+    view.broken("b.qcow2/1795161003", "b.qcow2.1795161002");
+}
+
+#[test]
+fn dates_without_an_order_are_not_compared() {
+    let source = Source::new();
+    source.image("vm-full.qcow2");
+    for date in ["20.11.2026", "01.12.2026"] {
+        source.overlay(&format!("vm-inc-{date}.qcow2"), "/images/vm.qcow2");
+    }
+    source.view().broken("vm.qcow2/vm-inc-01.12.2026.qcow2", "nothing tells the order");
+}
+
+#[test]
+fn a_copy_of_the_backups_does_not_lend_its_base() {
+    let source = Source::new();
+    source.image("w2/backups/vm.qcow2").overlay("w2/backups/vm.monday", "/srv/backups/vm.qcow2");
+    source.overlay("w1/backups/vm.monday", "/srv/backups/vm.qcow2");
+    let view = source.view();
+    assert_eq!(view.parent("w2/backups/vm.qcow2/vm.monday"), Some("vm.qcow2"));
+    view.broken("w1/backups/vm.monday/vm.monday", "\"w2/backups/vm.qcow2\" has the same name");
 }
 
 #[test]

@@ -197,6 +197,31 @@ fn a_date_without_any_hint_of_its_zone_is_shown_with_a_warning() {
 }
 
 #[test]
+fn a_newer_full_backup_is_not_the_parent_of_older_increments() {
+    let folder = Folder::new();
+    folder.inc("vda", 1).inc("vda", 2);
+    let newer = meta("vda", "virtnbdbackup.0", &json!(false), "2026-11-21T07:00:00");
+    folder.write("vda.full.data", &stream(&newer));
+    let view = folder.view();
+    broken(&view, "vda/virtnbdbackup.1", "checkpoint virtnbdbackup.0");
+    broken(&view, "vda/virtnbdbackup.2", "checkpoint virtnbdbackup.0");
+}
+
+#[test]
+fn a_stream_that_lost_its_beginning_is_broken_where_it_stands() {
+    let folder = Folder::new();
+    folder.full("vda").inc("vda", 1).inc("vda", 2);
+    folder.write("vda.inc.virtnbdbackup.1.data", &[0; 1024]);
+    folder.write("vdb.full.data", &[0; 1024]).write("vdb.virtnbdbackup.0.qcow.json", b"{}");
+    folder.write("vdc.copy.data", &[0; 1024]);
+    let view = folder.view();
+    broken(&view, "vda/inc.virtnbdbackup.1", "does not begin as one");
+    broken(&view, "vda/virtnbdbackup.2", "does not begin as one");
+    broken(&view, "vdb/full", "does not begin as one");
+    assert_eq!(parent(&view, "vdc/copy"), None);
+}
+
+#[test]
 fn disks_that_join_later_have_chains_of_their_own() {
     let folder = Folder::new();
     folder.full("vda").inc("vda", 1).inc("vda", 2);

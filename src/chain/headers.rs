@@ -103,6 +103,10 @@ impl<'a> Finder<'a> {
         if let Some(id) = self.inventory.at(&folder.join(name)).filter(|&id| id != image) {
             return Some(id);
         }
+        // The image lies in the folder that the path names, and the file is not beside it.
+        if path.parent().and_then(Path::file_name) == folder.file_name() {
+            return None;
+        }
         let named = self.by_name.get(name)?.iter().copied().filter(|&id| id != image);
         let shared: Vec<(usize, FileId)> =
             named.map(|id| (shared_parts(path, &self.inventory.file(id).path), id)).collect();
@@ -133,6 +137,9 @@ impl<'a> Finder<'a> {
                 "; {other:?} has the same name but lies elsewhere: if it is the one, declare it as \
                  parent in qcowfs.toml"
             );
+        }
+        if !reason.ends_with("qcowfs.toml") {
+            reason += "; if you know what it stands on, declare that in qcowfs.toml";
         }
         reason
     }

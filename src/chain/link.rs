@@ -224,7 +224,9 @@ impl Linker<'_> {
         disk: &DiskKey,
         siblings: impl IntoIterator<Item = FileId>,
     ) -> bool {
+        let node = disk.folder.file_name().unwrap_or(&disk.name);
         let noted = self.inventory.noted_format(&disk.folder, &disk.name);
+        let noted = noted.or_else(|| self.inventory.noted_format(&disk.folder, node));
         Path::new(&disk.name).extension().is_some_and(|ending| ending == "qcow2")
             || noted == Some("qcow2")
             || siblings.into_iter().any(|id| self.inventory.file(id).qcow2().is_some())

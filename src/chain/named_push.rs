@@ -18,7 +18,7 @@ use super::headers::HeaderLink;
 use super::inventory::{FileId, FoundFile};
 use super::link::Linker;
 use super::place::{DiskKey, Kind, Parent, Place, TimeBasis, plain_place};
-use crate::layout::names::{MarkedName, is_epoch};
+use crate::layout::names::{MarkNumber, MarkedName, is_epoch};
 
 /// Decides about increments of live disks with names of the user's choice, and their full ones.
 pub(super) fn place(linker: &mut Linker<'_>) {
@@ -78,12 +78,11 @@ enum Position {
     Unknown,
     /// A number behind the mark.
     Count(u64),
+    /// A date behind the mark, from year to second.
+    Date(u64),
     /// Seconds since 1970.
     Time(u64),
 }
-
-/// Larger numbers are dates: they need not follow each other.
-const LARGEST_COUNT: u64 = 999_999;
 
 /// A backup that the user named.
 #[derive(Debug, Clone)]
@@ -230,7 +229,11 @@ fn understand(name: &str, known: &[Known]) -> Option<Understood> {
         return Some((key, None, Position::Time(epoch.parse().ok()?), incremental));
     }
     let marked = MarkedName::parse(OsStr::new(name))?;
-    let position = marked.number.map_or(Position::Unknown, Position::Count);
+    let position = match marked.number {
+        None => Position::Unknown,
+        Some(MarkNumber::Count(number)) => Position::Count(number),
+        Some(MarkNumber::Date(date)) => Position::Date(date),
+    };
     Some((marked.key, None, position, Some(marked.incremental)))
 }
 
@@ -260,6 +263,7 @@ fn place_disk(
     mut members: Vec<Member>,
     known: &[Known],
 ) {
+    forget_odd_position(&mut members);
     members.sort_by_key(|member| (member.position, !member.full));
     let ordered = has_order(&members);
     let mut before: Option<&Member> = None;
@@ -290,6 +294,19 @@ const NO_ORDER: &str = "its header names the VM's live disk, on which a push bac
      stand, and nothing tells the order of the backups: no checkpoint descriptions, and no times \
      or numbers in the names; declare the parents in qcowfs.toml";
 
+/// A single full backup whose position cannot be compared with those of its increments has none: it
+/// comes first.
+fn forget_odd_position(members: &mut [Member]) {
+    let kind = |position: Position| std::mem::discriminant(&position);
+    let others: Vec<_> = members.iter().filter(|m| !m.full).map(|m| kind(m.position)).collect();
+    let mut fulls = members.iter_mut().filter(|member| member.full);
+    if let (Some(full), None) = (fulls.next(), fulls.next())
+        && !others.contains(&kind(full.position))
+    {
+        full.position = Position::Unknown;
+    }
+}
+
 /// Whether it is certain which backup comes after which: all have positions of the same kind. A
 /// single full backup needs none, nor does its only increment.
 fn has_order(members: &[Member]) -> bool {
@@ -300,8 +317,9 @@ fn has_order(members: &[Member]) -> bool {
     let needs_none =
         |member: &&Member| fulls == 1 && member.full && member.position == Position::Unknown;
     let mut positions = members.iter().filter(|m| !needs_none(m)).map(|member| member.position);
-    let all_counts = positions.clone().all(|position| matches!(position, Position::Count(_)));
-    all_counts || positions.all(|position| matches!(position, Position::Time(_)))
+    let first = positions.next().unwrap_or(Position::Unknown);
+    let same_kind = |position| std::mem::discriminant(&position) == std::mem::discriminant(&first);
+    first != Position::Unknown && positions.all(same_kind)
 }
 
 /// The link to the backup before, unless one between the two is missing.
@@ -325,12 +343,12 @@ fn parent_of(member: &Member, before: &Member, members: &[Member], known: &[Know
                 ));
             }
         }
-        (Position::Count(from), Position::Count(to)) if to <= LARGEST_COUNT && to != from + 1 => {
+        (Position::Count(from), Position::Count(to)) if to != from + 1 => {
             return missing(format!(
                 "an increment is missing before it: number {to} follows number {from}"
             ));
         }
-        (Position::Unknown, Position::Count(first)) if (2..=LARGEST_COUNT).contains(&first) => {
+        (Position::Unknown, Position::Count(first)) if first > 1 => {
             return missing(format!(
                 "an increment is missing before it: number {first} follows the full backup"
             ));

@@ -27,15 +27,17 @@ pub(super) fn place(linker: &mut Linker<'_>) {
         }
     }
     groups.retain(|disk, group| are_images(linker, disk, group));
-    for (disk, group) in groups {
-        let live = live_disk(linker, &disk, &group);
-        if !is_push(linker, &disk, &group, live) {
+    for (disk, group) in &groups {
+        let live = live_disk(linker, disk, group);
+        if !is_push(linker, disk, group, live) {
             continue;
         }
-        for (&epoch, &id) in &group {
-            let place = place_member(linker, &disk, &group, live, epoch, id);
+        let runs = known_runs(linker, &groups, disk, group);
+        for (&epoch, &id) in group {
+            let place = place_member(linker, disk, group, live, &runs, epoch, id);
             linker.places.insert(id, place);
         }
+        let disk = disk.clone();
         if let Some(id) = live.filter(|&id| linker.is_free(id)) {
             let parent = linker.header_parent(id);
             let file = linker.inventory.file(id);
@@ -56,7 +58,37 @@ fn live_disk(linker: &Linker<'_>, disk: &DiskKey, group: &Group) -> Option<FileI
         _ => None,
     });
     let named = named.filter(|&id| linker.inventory.file(id).name() == disk.name);
-    beside.into_iter().chain(named).find(|id| linker.live.contains(id))
+    let is_named = group.values().any(|&id| names_live_disk(linker, disk, id));
+    // A copy made while the VM runs may lack the bitmaps: they are in the file when QEMU closes it.
+    let beside = beside.filter(|id| is_named || linker.live.contains(id));
+    beside.or_else(|| named.into_iter().find(|id| linker.live.contains(id)))
+}
+
+/// Whether a backup's header names the disk that the backup's own name begins with. libvirt's
+/// overlays of snapshots have the disk's ending replaced: they are never called like this.
+fn names_live_disk(linker: &Linker<'_>, disk: &DiskKey, id: FileId) -> bool {
+    let named = linker.backing_path(id).and_then(Path::file_name);
+    named == Some(&disk.name) && Path::new(&disk.name).extension().is_some()
+}
+
+/// The runs that are known of a disk, from what is not its own backups: those of the VM's other
+/// disks beside it, and the bitmaps of live disks with its name, where they share a run.
+fn known_runs(
+    linker: &Linker<'_>,
+    groups: &BTreeMap<DiskKey, Group>,
+    disk: &DiskKey,
+    group: &Group,
+) -> BTreeSet<u64> {
+    let others = groups.iter().filter(|(other, _)| other.folder == disk.folder && *other != disk);
+    let others = others.map(|(_, other)| other.keys().copied().collect::<BTreeSet<u64>>());
+    let lives = linker.live.iter().map(|&id| linker.inventory.file(id));
+    let lives = lives.filter(|file| file.name() == disk.name).filter_map(FoundFile::qcow2);
+    let lives = lives.map(|facts| facts.bitmaps.iter().filter_map(|b| b.parse().ok()).collect());
+    others
+        .chain(lives)
+        .filter(|runs| runs.iter().any(|run| group.contains_key(run)))
+        .flatten()
+        .collect()
 }
 
 /// Whether files with such names are images at all: rotated logs have them, too. One that is not
@@ -79,7 +111,8 @@ fn is_push(linker: &Linker<'_>, disk: &DiskKey, group: &Group, live: Option<File
         let all = linker.backing_path(id).map(|path| linker.checkpoints_of(path, &disk.folder));
         all.into_iter().flatten().any(|xml| xml.name == epoch.to_string())
     });
-    live.is_some() || full || described
+    let named = group.values().any(|&id| names_live_disk(linker, disk, id));
+    live.is_some() || full || described || named
 }
 
 fn place_member(
@@ -87,6 +120,7 @@ fn place_member(
     disk: &DiskKey,
     group: &Group,
     live: Option<FileId>,
+    runs: &BTreeSet<u64>,
     epoch: u64,
     id: FileId,
 ) -> Place {
@@ -106,7 +140,7 @@ fn place_member(
         HeaderLink::Missing { path, .. } if path.file_name() != Some(&disk.name) => {
             linker.header_parent(id)
         }
-        _ => checkpoint_before(linker, disk, group, live, epoch),
+        _ => checkpoint_before(linker, disk, group, runs, epoch),
     };
     let kind = if matches!(parent, Parent::None) { Kind::Full } else { Kind::Incremental };
     Place {
@@ -136,7 +170,7 @@ fn checkpoint_before(
     linker: &Linker<'_>,
     disk: &DiskKey,
     group: &Group,
-    live: Option<FileId>,
+    runs: &BTreeSet<u64>,
     epoch: u64,
 ) -> Parent {
     let described: Option<u64> = group.get(&epoch).and_then(|&id| {
@@ -145,9 +179,8 @@ fn checkpoint_before(
         let all = linker.checkpoints_of(live_path, &disk.folder);
         all.into_iter().find(|xml| xml.name == name)?.parent.as_deref()?.parse().ok()
     });
-    let bitmaps = live.and_then(|id| linker.inventory.file(id).qcow2()).map(|facts| &facts.bitmaps);
-    let known = bitmaps.into_iter().flatten().filter_map(|bitmap| bitmap.parse().ok());
-    let known: BTreeSet<u64> = known.chain(group.keys().copied()).chain(described).collect();
+    let known = runs.iter().copied().chain(group.keys().copied()).chain(described);
+    let known: BTreeSet<u64> = known.collect();
     let Some(before) = known.range(..epoch).next_back() else {
         return Parent::Missing(format!(
             "there is no backup of {:?} before it in this folder; its header names the live disk, \

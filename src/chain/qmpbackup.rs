@@ -307,7 +307,7 @@ fn raw_increment_warning(file: &FoundFile) -> String {
 
 /// Which runs of the tool each VM's disks took part in: both disks of one run share the epoch.
 struct Runs {
-    by_vm: BTreeMap<PathBuf, Vec<DiskRuns>>,
+    by_vm: Vec<Vec<DiskRuns>>,
 }
 
 /// The runs that one disk took part in.
@@ -319,34 +319,37 @@ struct DiskRuns {
 
 impl Runs {
     fn new(disks: &Disks) -> Self {
-        let mut by_vm: BTreeMap<_, Vec<DiskRuns>> = BTreeMap::new();
+        let mut by_vm: BTreeMap<PathBuf, Vec<DiskRuns>> = BTreeMap::new();
         for (disk, members) in disks {
             let epoch = |member: &Member| member.name.epoch;
             let increments = members.iter().filter(|member| member.name.level == QmpLevel::Inc);
-            by_vm.entry(vm_folder(disk)).or_default().push(DiskRuns {
+            by_vm.entry(vm_folder(disks, disk)).or_default().push(DiskRuns {
                 disk: disk.clone(),
                 all: members.iter().map(epoch).collect(),
                 incremental: increments.map(epoch).collect(),
             });
         }
-        Self { by_vm }
+        Self { by_vm: by_vm.into_values().collect() }
     }
 
     /// What speaks against the increment at `to` standing on the backup at `from`: other disks of
-    /// the VM have an increment of a run between them. Where this disk takes part in most of the
-    /// others' runs, its own is missing; where it does not, it may have a schedule of its own.
+    /// the VM have an increment of a run between them. A disk that lacks most of the others' runs,
+    /// time and again, may have a schedule of its own; else its increment is missing.
     fn missing_between(&self, disk: &DiskKey, from: u64, to: u64) -> Option<Gap> {
-        let disks = self.by_vm.get(&vm_folder(disk))?;
+        let mut vms = self.by_vm.iter();
+        let disks = vms.find(|disks| disks.iter().any(|runs| runs.disk == *disk))?;
         let own = &disks.iter().find(|runs| runs.disk == *disk)?.all;
         let (first, last) = (*own.first()?, *own.last()?);
-        let others = disks.iter().filter(|runs| runs.disk != *disk);
+        // Disks that never took part in the same run are not of the same VM.
+        let others = disks.iter().filter(|runs| runs.disk != *disk && !runs.all.is_disjoint(own));
         let theirs: BTreeSet<u64> =
             others.flat_map(|runs| runs.incremental.range(first..=last).copied()).collect();
-        let lacking = theirs.difference(own).count();
+        let lacking: Vec<u64> = theirs.difference(own).copied().collect();
+        let gaps: BTreeSet<_> = lacking.iter().map(|run| own.range(..run).next_back()).collect();
         let missing = *theirs.difference(own).find(|&&run| from < run && run < to)?;
         let when = jiff::Timestamp::try_from(SystemTime::UNIX_EPOCH + Duration::from_secs(missing));
         let when = when.map_or_else(|_| missing.to_string(), |time| time.to_string());
-        if lacking * 2 > theirs.union(own).count() {
+        if gaps.len() > 1 && lacking.len() * 2 > theirs.union(own).count() {
             let reason = format!(
                 "other disks of this VM have an increment of the run at {when} (INC-{missing}), \
                  this disk has none; if it was lost, what is shown here is wrong"
@@ -369,13 +372,12 @@ struct Gap {
     reason: String,
 }
 
-/// The folder that holds the disks of one VM: each disk has a folder of its own in it, or (with
-/// `--no-subdir`) all share it.
-fn vm_folder(disk: &DiskKey) -> PathBuf {
-    match disk.folder.file_name() {
-        Some(name) if name == disk.name => {
-            disk.folder.parent().unwrap_or(Path::new("")).to_path_buf()
-        }
+/// The folder that holds the disks of one VM: each disk has a folder of its own in it, whatever that
+/// is called, or (with `--no-subdir`) all share it.
+fn vm_folder(disks: &Disks, disk: &DiskKey) -> PathBuf {
+    let shared = disks.keys().any(|other| other.folder == disk.folder && other != disk);
+    match disk.folder.parent() {
+        Some(parent) if !shared => parent.to_path_buf(),
         _ => disk.folder.clone(),
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use super::evidence::{Basis, Evidence};
@@ -18,6 +19,8 @@ use crate::layout::names::{StreamLevel, StreamName};
 struct Member {
     id: FileId,
     level: StreamLevel,
+    /// Whether it says something of itself.
+    is_stream: bool,
     /// What the stream says of itself; a raw image says nothing.
     checkpoint: Option<String>,
     parent: Option<String>,
@@ -41,6 +44,9 @@ pub(super) fn place(linker: &mut Linker<'_>) {
             let file = linker.inventory.file(member.id);
             let parent = match &file.content {
                 Content::Unreadable(reason) => Parent::Missing(reason.clone()),
+                Content::Plain if !is_raw_disk(linker, &disk, file, member, &members) => {
+                    Parent::Missing(NO_STREAM_HEADER.into())
+                }
                 _ => parent_of(member, n, &members),
             };
             let place = Place {
@@ -71,34 +77,61 @@ fn member(zones: &Zones, id: FileId, file: &FoundFile) -> Option<(OsString, Memb
             let (time, time_basis) = zones.time(file, meta);
             let checkpoint = meta.checkpoint_name.clone();
             let parent = meta.parent_checkpoint.clone();
-            let device = meta.disk_name.clone().into();
-            Some((device, Member { id, level, checkpoint, parent, time, time_basis }))
+            Some((
+                device(name.as_ref(), &meta.disk_name),
+                Member { id, level, is_stream: true, checkpoint, parent, time, time_basis },
+            ))
         }
-        // Its metadata are lost; its name still tells whose place it has.
-        Content::Unreadable(_) => {
-            let name = name?;
-            let tag = name.tag.as_ref().and_then(|tag| tag.to_str()).map(str::to_owned);
-            let checkpoint = match name.level {
+        // A raw disk is saved as it is, under the same names; a damaged stream looks like one. Of
+        // that the name still tells whose place it has.
+        Content::Plain | Content::Unreadable(_) => {
+            let StreamName { device, level, tag } = name?;
+            let tag = tag.as_ref().and_then(|tag| tag.to_str()).map(str::to_owned);
+            let checkpoint = match level {
                 StreamLevel::Full => Some("virtnbdbackup.0".to_owned()),
                 StreamLevel::Inc => tag,
                 StreamLevel::Copy | StreamLevel::Diff => None,
             };
-            let (level, time, time_basis) = (name.level, file.stat.mtime, TimeBasis::Mtime);
-            let member = Member { id, level, checkpoint, parent: None, time, time_basis };
-            Some((name.device, member))
-        }
-        // A raw disk is saved as it is, under the same names.
-        Content::Plain => {
-            let name = name.filter(|_| file.stat.size > 0 && file.stat.size.is_multiple_of(512))?;
-            if !matches!(name.level, StreamLevel::Full | StreamLevel::Copy) {
-                return None;
-            }
-            let (level, time, time_basis) = (name.level, file.stat.mtime, TimeBasis::Mtime);
-            let member = Member { id, level, checkpoint: None, parent: None, time, time_basis };
-            Some((name.device, member))
+            let (time, time_basis) = (file.stat.mtime, TimeBasis::Mtime);
+            let member =
+                Member { id, level, is_stream: false, checkpoint, parent: None, time, time_basis };
+            Some((device, member))
         }
         _ => None,
     }
+}
+
+const NO_STREAM_HEADER: &str = "its name is that of a virtnbdbackup stream, and it does not begin \
+     as one: it is damaged";
+
+/// Whether a file without the header of a stream is the copy of a raw disk: a full one of whole
+/// sectors, and nothing beside it says that the disk is saved in streams.
+fn is_raw_disk(
+    linker: &Linker<'_>,
+    disk: &DiskKey,
+    file: &FoundFile,
+    member: &Member,
+    members: &[Member],
+) -> bool {
+    let is_format_note = |name: &[u8]| {
+        let device = name.strip_prefix(disk.name.as_encoded_bytes());
+        device.is_some_and(|rest| rest.starts_with(b".") && rest.ends_with(b".qcow.json"))
+    };
+    let mut beside = linker.inventory.files().filter(|(_, other)| other.folder() == file.folder());
+    matches!(member.level, StreamLevel::Full | StreamLevel::Copy)
+        && file.stat.size > 0
+        && file.stat.size.is_multiple_of(512)
+        && !members.iter().any(|other| other.is_stream)
+        && !beside.any(|(_, other)| is_format_note(other.name().as_encoded_bytes()))
+}
+
+/// The disk's name: the tool's, with what somebody put in front of it in the file's name.
+fn device(name: Option<&StreamName>, disk_name: &str) -> OsString {
+    let longer = name.filter(|name| {
+        let prefix = name.device.as_encoded_bytes().strip_suffix(disk_name.as_bytes());
+        prefix.is_some_and(|prefix| prefix.ends_with(b".") || prefix.ends_with(b"-"))
+    });
+    longer.map_or_else(|| disk_name.into(), |name| name.device.clone())
 }
 
 fn kind(level: StreamLevel) -> Kind {
@@ -114,7 +147,9 @@ fn kind(level: StreamLevel) -> Kind {
 fn label(file: &FoundFile, member: &Member) -> OsString {
     let name = StreamName::parse(file.name());
     match (member.level, &member.checkpoint, name) {
-        (StreamLevel::Inc | StreamLevel::Full, Some(checkpoint), _) if !checkpoint.is_empty() => {
+        (StreamLevel::Inc | StreamLevel::Full, Some(checkpoint), _)
+            if member.is_stream && !checkpoint.is_empty() =>
+        {
             checkpoint.into()
         }
         (_, _, Some(name)) => name.label(),
@@ -127,7 +162,6 @@ fn parent_of(member: &Member, n: usize, members: &[Member]) -> Parent {
     if matches!(member.level, StreamLevel::Full | StreamLevel::Copy) {
         return Parent::None;
     }
-    let chain = || members.iter().filter(|other| is_of_chain(other, member));
     let before = || members.get(..n).unwrap_or_default().iter().filter(|o| is_of_chain(o, member));
     let Some(wanted) = member.parent.as_deref().filter(|name| !name.is_empty()) else {
         return match before().next_back() {
@@ -141,7 +175,10 @@ fn parent_of(member: &Member, n: usize, members: &[Member]) -> Parent {
     // Made while the VM was off: there was no new checkpoint, and it names its own.
     let is_its_own = member.checkpoint.as_deref() == Some(wanted);
     let named = |other: &&Member| other.checkpoint.as_deref() == Some(wanted);
-    let found = before().rfind(named).or_else(|| chain().find(named).filter(|_| !is_its_own));
+    // A later backup of that name belongs to another chain: the names begin anew with each.
+    // A damaged one has no time of its own, and whatever stands on it is as broken.
+    let damaged = || members.iter().filter(|other| !other.is_stream && is_of_chain(other, member));
+    let found = before().rfind(named).or_else(|| damaged().find(named));
     match (found, before().next_back()) {
         (Some(other), _) => {
             link(other, Basis::Metadata, format!("the stream names its parent, {wanted}"))
@@ -169,7 +206,10 @@ fn link(member: &Member, basis: Basis, text: String) -> Parent {
 /// Where each folder's clock stood. The streams' dates are local times without a zone; what
 /// stands beside them has absolute ones: a checkpoint's description, a differential's name.
 struct Zones {
-    offsets: BTreeMap<std::path::PathBuf, i64>,
+    /// By file, where something tells of that very backup.
+    own: BTreeMap<PathBuf, i64>,
+    /// By folder.
+    offsets: BTreeMap<PathBuf, i64>,
 }
 
 /// Zones differ from UTC by multiples of this, seconds.
@@ -177,24 +217,27 @@ const QUARTER: i64 = 15 * 60;
 
 impl Zones {
     fn new(linker: &Linker<'_>) -> Self {
-        let mut offsets = BTreeMap::new();
+        let (mut own, mut offsets) = (BTreeMap::new(), BTreeMap::new());
         for (_, file) in linker.inventory.files() {
             let Content::Stream(facts) = &file.content else { continue };
             let meta = &facts.meta;
             let absolute = absolute_time(linker, file, meta);
             if let Some((absolute, local)) = absolute.zip(local_seconds(meta)) {
                 let quarters = (local - absolute + QUARTER / 2).div_euclid(QUARTER);
+                own.insert(file.path.clone(), quarters * QUARTER);
                 offsets.insert(file.folder().to_path_buf(), quarters * QUARTER);
             }
         }
-        Self { offsets }
+        Self { own, offsets }
     }
 
     fn time(&self, file: &FoundFile, meta: &StreamMeta) -> (SystemTime, TimeBasis) {
         let Some(local) = local_seconds(meta) else {
             return (file.stat.mtime, TimeBasis::Mtime);
         };
-        let seconds = match self.offsets.get(file.folder()) {
+        // What tells of this very backup counts first: summer time comes and goes.
+        let offset = self.own.get(&file.path).or_else(|| self.offsets.get(file.folder()));
+        let seconds = match offset {
             Some(offset) => local - offset,
             None => in_this_zone(meta).unwrap_or(local),
         };

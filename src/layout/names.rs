@@ -105,21 +105,24 @@ pub enum StreamLevel {
 }
 
 impl StreamName {
-    /// Takes a file name apart, if it is one of virtnbdbackup's.
+    /// Takes a file name apart, if it is one of virtnbdbackup's. Whatever stands in front of the
+    /// level is the device.
     pub fn parse(name: &OsStr) -> Option<Self> {
-        let name = name.as_bytes().strip_suffix(b".data")?;
-        let mut parts = name.splitn(3, |&byte| byte == b'.');
-        let (device, level) = (parts.next()?, parts.next()?);
-        let tag = parts.next().map(|tag| OsString::from_vec(tag.to_vec()));
-        let level = match (level, &tag) {
-            (b"full", None) => StreamLevel::Full,
-            (b"copy", None) => StreamLevel::Copy,
-            (b"inc", Some(_)) => StreamLevel::Inc,
-            (b"diff", Some(_)) => StreamLevel::Diff,
-            _ => return None,
+        let stem = name.as_bytes().strip_suffix(b".data")?;
+        let own = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
+        let whole = [(&b".full"[..], StreamLevel::Full), (b".copy", StreamLevel::Copy)];
+        let tagged = [(&b".inc."[..], StreamLevel::Inc), (b".diff.", StreamLevel::Diff)];
+        let without_tag = |(mark, level): (&[u8], _)| Some((stem.strip_suffix(mark)?, level, None));
+        let with_tag = |(mark, level): (&[u8], _)| {
+            let at = stem.windows(mark.len()).position(|window| window == mark)?;
+            let tag = stem.get(at + mark.len()..).filter(|tag| !tag.is_empty())?;
+            Some((stem.get(..at)?, level, Some(own(tag))))
         };
-        let device = OsString::from_vec(device.to_vec());
-        (!device.is_empty()).then_some(Self { device, level, tag })
+        let (device, level, tag) = tagged
+            .into_iter()
+            .find_map(with_tag)
+            .or_else(|| whole.into_iter().find_map(without_tag))?;
+        (!device.is_empty()).then(|| Self { device: own(device), level, tag })
     }
 
     /// The name of the restore point, where its checkpoint gives it none.
@@ -147,8 +150,17 @@ pub struct MarkedName {
     pub key: String,
     /// Whether the mark says "incremental".
     pub incremental: bool,
-    /// The number, or the digits of the date, behind the mark.
-    pub number: Option<u64>,
+    /// What stands behind the mark and tells the order.
+    pub number: Option<MarkNumber>,
+}
+
+/// A number or a date behind a mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MarkNumber {
+    /// Counts the increments.
+    Count(u64),
+    /// Year, month, day, and perhaps hour, minute and second, as one number of 14 digits.
+    Date(u64),
 }
 
 impl MarkedName {
@@ -156,20 +168,54 @@ impl MarkedName {
     pub fn parse(name: &OsStr) -> Option<Self> {
         let name = name.to_str()?.to_ascii_lowercase();
         let tokens: Vec<&str> = name.split(['.', '-', '_', ' ']).collect();
-        let (at, (incremental, mut number)) =
+        let (at, (incremental, number)) =
             tokens.iter().enumerate().find_map(|(at, token)| Some((at, mark_of(token)?)))?;
-        let behind = tokens.get(at + 1..).unwrap_or_default();
-        let is_number =
-            |token: &&&str| !token.is_empty() && token.bytes().all(|b| b.is_ascii_digit());
-        let mut rest = behind;
+        let mut rest = tokens.get(at + 1..).unwrap_or_default();
+        let mut number = number.map(MarkNumber::Count);
         if number.is_none() {
-            let digits: Vec<&str> = behind.iter().take_while(is_number).copied().collect();
-            number = digits.concat().parse().ok();
-            rest = behind.get(digits.len()..).unwrap_or_default();
+            let is_time = |token: &&&str| {
+                token.starts_with(|c: char| c.is_ascii_digit())
+                    && token.bytes().all(|b| b.is_ascii_digit() || matches!(b, b't' | b':' | b'z'))
+            };
+            let run = rest.iter().take_while(is_time).count();
+            let (digits, others) = rest.split_at_checked(run)?;
+            number = mark_number(digits);
+            rest = others;
         }
         let key = tokens.get(..at).unwrap_or_default().iter().chain(rest).copied();
         Some(Self { key: key.collect::<Vec<_>>().join("."), incremental, number })
     }
+}
+
+/// Understands the tokens behind a mark: one short number, or a date that is written from year to
+/// second with all its zeros. Anything else has no order that could be relied on.
+fn mark_number(tokens: &[&str]) -> Option<MarkNumber> {
+    if let [token] = tokens
+        && token.len() <= 6
+        && let Ok(number) = token.parse()
+    {
+        return Some(MarkNumber::Count(number));
+    }
+    let parts: Vec<&str> = tokens
+        .iter()
+        .flat_map(|token| token.split(['t', ':', 'z']))
+        .filter(|p| !p.is_empty())
+        .collect();
+    // Parted, each part has its full width; in one piece, the sum has.
+    let padded = parts.len() == 1
+        || parts.iter().enumerate().all(|(n, part)| part.len() == if n == 0 { 4 } else { 2 })
+        || (parts.first()?.len() == 8
+            && parts.iter().skip(1).all(|part| matches!(part.len(), 2 | 4 | 6)));
+    let digits = parts.concat();
+    if !padded || !matches!(digits.len(), 8 | 12 | 14) {
+        return None;
+    }
+    let field = |range: std::ops::Range<usize>| digits.get(range)?.parse::<u64>().ok();
+    let valid = (1990..2200).contains(&field(0..4)?)
+        && (1..=12).contains(&field(4..6)?)
+        && (1..=31).contains(&field(6..8)?);
+    let full: u64 = format!("{digits:0<14}").parse().ok()?;
+    valid.then_some(MarkNumber::Date(full))
 }
 
 /// Whether a token of a name is a mark: (incremental, number).
@@ -255,10 +301,23 @@ mod tests {
         let inc = MarkedName::parse(OsStr::new("vda-inc10.qcow2")).expect("parses");
         let spaced = MarkedName::parse(OsStr::new("vda_inc_2.qcow2")).expect("parses");
         assert_eq!((full.key.as_str(), full.incremental), ("vda.qcow2", false));
-        assert_eq!((inc.key.as_str(), inc.incremental, inc.number), ("vda.qcow2", true, Some(10)));
-        assert_eq!((spaced.key.as_str(), spaced.number), ("vda.qcow2", Some(2)));
+        assert_eq!((inc.key.as_str(), inc.incremental), ("vda.qcow2", true));
+        assert_eq!(inc.number, Some(MarkNumber::Count(10)));
+        assert_eq!((spaced.key.as_str(), spaced.number), ("vda.qcow2", Some(MarkNumber::Count(2))));
         let dated = MarkedName::parse(OsStr::new("vm-100-inc-2026-11-20.qcow2")).expect("parses");
-        assert_eq!((dated.key.as_str(), dated.number), ("vm.100.qcow2", Some(20_261_120)));
+        assert_eq!(dated.key, "vm.100.qcow2");
+        assert_eq!(dated.number, Some(MarkNumber::Date(20_261_120_000_000)));
+        let timed = MarkedName::parse(OsStr::new("vm-inc-2026-11-20T10:01.qcow2")).expect("parses");
+        assert_eq!(
+            (timed.key.as_str(), timed.number),
+            ("vm.qcow2", Some(MarkNumber::Date(20_261_120_100_100)))
+        );
+        for no_order in
+            ["vm-inc-20.11.2026.qcow2", "vm-inc-2026-11-9.qcow2", "vm-inc-1234567.qcow2"]
+        {
+            let name = MarkedName::parse(OsStr::new(no_order)).expect("parses");
+            assert_eq!((name.key.as_str(), name.number), ("vm.qcow2", None), "{no_order}");
+        }
         assert_eq!(MarkedName::parse(OsStr::new("prince.qcow2")), None);
     }
 
