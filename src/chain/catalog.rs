@@ -240,6 +240,7 @@ impl Builder<'_> {
         let file = self.inventory.file(id);
         let mut warnings = place.warnings.clone();
         warnings.extend(file.qcow2().into_iter().flat_map(|facts| facts.warnings.clone()));
+        warnings.extend(file.warning.map(str::to_owned));
         if let Some(Ok(found)) = self.links.data_files.get(&id)
             && found.evidence.basis != Basis::Header
         {
@@ -351,6 +352,17 @@ impl Builder<'_> {
                 "it is encrypted ({method}), and its content cannot be shown without the key; \
                  qemu-img can read it: see `qemu-img convert --object secret,...`"
             ));
+        }
+        if let Content::Qcow2(facts) = &file.content {
+            let header = &facts.header;
+            let end = header.l1_offset.saturating_add(u64::from(header.l1_size) * 8);
+            if end > file.stat.size {
+                return Some(format!(
+                    "the file is cut: it ends at byte {}, before the end of its L1 table at {end}; \
+                     take it from the original backup",
+                    file.stat.size
+                ));
+            }
         }
         if let Content::Stream(facts) = &file.content
             && let Some(fault) = &facts.fault

@@ -33,6 +33,8 @@ pub struct FoundFile {
     pub source: Option<Arc<LocalFile>>,
     /// What its first bytes are.
     pub content: Content,
+    /// What a user should know of a declaration that its bytes contradict.
+    pub warning: Option<&'static str>,
 }
 
 /// What a file's first bytes are.
@@ -101,6 +103,8 @@ pub struct Skipped {
     pub path: PathBuf,
     /// Why.
     pub reason: String,
+    /// Whether it should have been possible to look at it.
+    pub is_fault: bool,
 }
 
 /// Everything in the source.
@@ -231,7 +235,15 @@ impl Inventory {
     }
 
     fn skip(&mut self, path: &Path, reason: impl Into<String>) {
-        self.skipped.push(Skipped { path: path.to_path_buf(), reason: reason.into() });
+        let (path, reason) = (path.to_path_buf(), reason.into());
+        self.skipped.push(Skipped { path, reason, is_fault: false });
+    }
+
+    fn skip_fault(&mut self, path: &Path, reason: impl Into<String>) {
+        self.skip(path, reason);
+        if let Some(skipped) = self.skipped.last_mut() {
+            skipped.is_fault = true;
+        }
     }
 
     fn walk(&mut self) -> Result<Vec<(PathBuf, FoundEntry)>> {
@@ -244,7 +256,7 @@ impl Inventory {
                 Ok(entries) => entries,
                 Err(e) if folder.as_os_str().is_empty() => return Err(e),
                 Err(e) => {
-                    self.skip(&folder, format!("the folder cannot be read: {e}"));
+                    self.skip_fault(&folder, format!("the folder cannot be read: {e}"));
                     continue;
                 }
             };
@@ -261,7 +273,7 @@ impl Inventory {
                     }
                     EntryKind::Link => self.skip(&path, "a symbolic link is never followed"),
                     EntryKind::Other => self.skip(&path, "neither a file nor a folder"),
-                    EntryKind::Unreadable => self.skip(&path, "it cannot be looked at"),
+                    EntryKind::Unreadable => self.skip_fault(&path, "it cannot be looked at"),
                 }
             }
         }
@@ -325,7 +337,9 @@ impl Inventory {
         if let Content::Foreign(format @ Foreign { is_disk: true, .. }) = content {
             self.skip(&path, format!("a {}, which qcowfs does not read", format.name));
         }
-        self.files.push(FoundFile { path, stat, source, content });
+        let warning = source.as_ref().filter(|_| format == Some(DeclaredFormat::Raw));
+        let warning = warning.and_then(|source| contradicted(source));
+        self.files.push(FoundFile { path, stat, source, content, warning });
     }
 }
 
@@ -401,6 +415,17 @@ fn look_into(file: &LocalFile, declared: Option<DeclaredFormat>) -> Result<Conte
         Some(DeclaredFormat::Qcow2) | None => {}
     }
     Ok(Content::Qcow2(Box::new(qcow_facts(file)?)))
+}
+
+/// What to say of a file that is declared to be raw and begins like something else.
+fn contradicted(file: &LocalFile) -> Option<&'static str> {
+    let mut start = [0; 512];
+    let got = file.read_at(0, &mut start).ok()?;
+    let start = start.get(..got)?;
+    (is_qcow2(start) || stream::is_stream(start) || foreign(start).is_some()).then_some(
+        "qcowfs.toml declares it to be raw, but it begins like another format: what is shown is the \
+         file itself, not the disk in it",
+    )
 }
 
 fn stream_facts(file: &LocalFile) -> Result<StreamFacts> {

@@ -175,7 +175,7 @@ impl Linker<'_> {
             let place = match &file.content {
                 Content::Qcow2(_) => self.plain_qcow2(id),
                 Content::Plain if is_called_qcow2(file) && !self.is_declared(file) => {
-                    plain_place(file, Parent::Missing(NO_QCOW2_HEADER.into()))
+                    plain_place(file, Parent::Missing(no_qcow2_header(file)))
                 }
                 Content::Plain if needed.contains(&id) || self.is_raw_image(file) => {
                     plain_place(file, Parent::None)
@@ -353,13 +353,22 @@ fn apply(place: &mut Place, declared: &Declaration, parent: impl Fn(&Path) -> Pa
     }
 }
 
-pub(super) const NO_QCOW2_HEADER: &str = "it does not begin with a qcow2 header: it is damaged, or a raw image \
+const NO_QCOW2_HEADER: &str = "it does not begin with a qcow2 header: it is damaged, or a raw image \
      with a wrong name; if it is raw, declare format = \"raw\" in qcowfs.toml";
 
-/// Whether a file's name says that it is a qcow2 image, and the user does not contradict.
+/// Why a file that should be a qcow2 image and does not begin as one is not shown.
+pub(super) fn no_qcow2_header(file: &FoundFile) -> String {
+    if file.stat.size == 0 {
+        return "the file is empty: the backup failed, or its copy; take it from the original, or \
+                use the restore point before it"
+            .into();
+    }
+    NO_QCOW2_HEADER.into()
+}
+
+/// Whether a file's name says that it is a qcow2 image.
 fn is_called_qcow2(file: &FoundFile) -> bool {
-    file.stat.size > 0
-        && Path::new(file.name()).extension().is_some_and(|e| e.eq_ignore_ascii_case("qcow2"))
+    Path::new(file.name()).extension().is_some_and(|e| e.eq_ignore_ascii_case("qcow2"))
 }
 
 /// Whether a file that cannot be read is worth a line: its name is one of an image.

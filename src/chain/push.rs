@@ -9,7 +9,7 @@ use std::path::Path;
 use super::evidence::{Basis, Evidence};
 use super::headers::HeaderLink;
 use super::inventory::{Content, FileId, FoundFile};
-use super::link::{Linker, NO_QCOW2_HEADER};
+use super::link::{Linker, no_qcow2_header};
 use super::place::{DiskKey, Kind, Parent, Place, TimeBasis, from_epoch, plain_place};
 use crate::layout::names::{PushName, has_raw_ending};
 
@@ -128,7 +128,7 @@ fn place_member(
     let siblings = group.values().copied().chain(live);
     let parent = match linker.header(id) {
         _ if file.is_plain() && !is_raw_backup(linker, file, siblings) => {
-            Parent::Missing(NO_QCOW2_HEADER.into())
+            Parent::Missing(no_qcow2_header(file))
         }
         HeaderLink::None => Parent::None,
         // Neither the live disk nor called like it: then the header is true.

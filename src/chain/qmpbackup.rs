@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use super::evidence::{Basis, Evidence};
 use super::headers::HeaderLink;
 use super::inventory::{Content, FileId, FoundFile, Inventory};
-use super::link::{Linker, NO_QCOW2_HEADER};
+use super::link::{Linker, no_qcow2_header};
 use super::place::{DiskKey, Kind, Parent, Place, TimeBasis, from_epoch, plain_place};
 use crate::layout::names::{QmpLevel, QmpName};
 use crate::source::Source;
@@ -147,7 +147,7 @@ impl Group<'_> {
         }
         let siblings = self.members.iter().map(|member| member.id);
         if linker.should_be_qcow2(self.disk, siblings) {
-            return Some(NO_QCOW2_HEADER.into());
+            return Some(no_qcow2_header(file));
         }
         (!is_whole_sectors(file)).then(|| {
             "its size is not a multiple of 512 bytes: it is cut, or not the image of a disk".into()

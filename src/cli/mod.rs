@@ -39,7 +39,7 @@ const EXAMPLES: &str = "\
 Examples:
   qcowfs ls /backups                     what is there, without mounting it
   qcowfs mount /backups /mnt/view        show it
-  mount -o ro,loop,offset=1048576 /mnt/view/vm1/sda/latest/disk.img /mnt/files
+  mount -o ro,noload,loop,offset=1048576 /mnt/view/vm1/sda/latest/disk.img /mnt/files
   qcowfs umount /mnt/view                hide it again
   qcowfs check /backups                  can they be relied on?
 

@@ -11,7 +11,7 @@ use clap::Args;
 use super::background::{self, Parent};
 use super::logging::{self, Destination, Verbosity};
 use super::mount_options;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::mount::{Hangup, Mounted, Place, raise_open_files_limit};
 use crate::tree::Tree;
 
@@ -57,8 +57,8 @@ pub(super) struct MountArgs {
     foreground: bool,
 
     /// Threads that answer the kernel [default: one for each CPU, at most 8]
-    #[arg(long, value_name = "N")]
-    threads: Option<NonZeroUsize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    threads: Option<u16>,
 
     /// Append the log to a file instead of syslog (or the standard error, in the foreground)
     #[arg(long, value_name = "FILE")]
@@ -104,7 +104,12 @@ fn serve(args: &MountArgs, verbosity: Verbosity, parent: Option<&mut Parent>) ->
     let place = Place::check(&args.source, &args.mount_point, &options)?;
     let tree = Tree::from_source(place.source())?;
     let hangup = if parent.is_some() { Hangup::Ignore } else { Hangup::Unmount };
-    let threads = args.threads.unwrap_or_else(default_threads);
+    let threads = args.threads.and_then(|n| NonZeroUsize::new(n.into()));
+    let threads = threads.unwrap_or_else(default_threads);
+    check_threads(threads)?;
+    if let Some(missing) = tree.shortfall() {
+        super::complain(&format!("note: {missing}; see `qcowfs ls {}`", args.source.display()));
+    }
     let mounted = Mounted::new(&place, tree, &options, threads, hangup)?;
     if let Some(parent) = parent
         && let Err(error) = parent.leave()
@@ -113,6 +118,34 @@ fn serve(args: &MountArgs, verbosity: Verbosity, parent: Option<&mut Parent>) ->
         return Err(error);
     }
     mounted.serve()
+}
+
+/// Makes sure that the threads can be had. Once it is mounted, a view without them would answer
+/// nobody, not even the one who wants to unmount it.
+fn check_threads(threads: NonZeroUsize) -> Result<()> {
+    // The session's own and the one for signals come on top.
+    let wanted = threads.get() + 2;
+    let (stop, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Arc::new(parking_lot::Mutex::new(wait));
+    let mut started = Vec::with_capacity(wanted);
+    let mut failure = None;
+    for _ in 0..wanted {
+        let wait = std::sync::Arc::clone(&wait);
+        match thread::Builder::new().spawn(move || wait.lock().recv().is_ok()) {
+            Ok(thread) => started.push(thread),
+            Err(e) => failure = Some(e),
+        }
+    }
+    drop(stop);
+    for thread in started {
+        // Nothing in it can fail.
+        let _ended = thread.join();
+    }
+    failure.map_or(Ok(()), |e| {
+        let what =
+            format!("cannot have {wanted} threads: {e}; say --threads with a smaller number");
+        Err(Error::Usage(what))
+    })
 }
 
 fn default_threads() -> NonZeroUsize {

@@ -68,10 +68,18 @@ struct RawDeclaration {
     parent: Option<String>,
     disk: Option<String>,
     name: Option<String>,
-    time: Option<String>,
+    time: Option<RawTime>,
     format: Option<DeclaredFormat>,
     #[serde(default)]
     ignore: bool,
+}
+
+/// A time, quoted or as TOML writes it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum RawTime {
+    Text(String),
+    Own(toml::value::Datetime),
 }
 
 /// Reads the text of the sidecar in `folder` (within the source). Answers the declarations by
@@ -103,7 +111,11 @@ fn declaration(folder: &Path, raw: RawDeclaration) -> Result<Declaration, String
     };
     let time = match raw.time {
         None => None,
-        Some(text) => {
+        Some(time) => {
+            let text = match time {
+                RawTime::Text(text) => text,
+                RawTime::Own(own) => own.to_string(),
+            };
             let time: jiff::Timestamp =
                 text.parse().map_err(|e| format!("time {text:?} is not RFC 3339: {e}"))?;
             Some(time.into())
@@ -162,6 +174,8 @@ mod tests {
         assert!(wrong("[image.\"/etc/passwd\"]\nname = \"b\"").contains("leads out"));
         assert!(parse(Path::new("vm"), "[image.\"../b\"]").is_err_and(|e| e.contains("beneath")));
         assert!(wrong("[image.a]\ntime = \"monday\"").contains("RFC 3339"));
+        let own = parse(Path::new(""), "[image.a]\ntime = 2026-11-20T07:00:00Z").expect("parses");
+        assert!(own[Path::new("a")].time.is_some());
         assert!(wrong("image = 3").contains("line 1"));
     }
 }

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 pub struct SourceRoot {
     dir: OwnedFd,
     path: PathBuf,
+    above: Vec<FileStat>,
 }
 
 /// What `stat` says of a file.
@@ -88,12 +89,21 @@ impl SourceRoot {
         let real = path.canonicalize().map_err(|e| Error::io(path, e))?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(&real, flags, Mode::empty()).map_err(|e| Error::io(path, e))?;
-        Ok(Self { dir, path: real })
+        let stat = |folder: &Path| rustix::fs::stat(folder).map(|stat| file_stat(&stat));
+        let above = real.ancestors().skip(1).map(stat).collect::<rustix::io::Result<_>>();
+        let above = above.map_err(|e| Error::io(path, e))?;
+        Ok(Self { dir, path: real, above })
     }
 
     /// The folder's absolute path, without symbolic links.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The folders above it, as they were when it was opened: who may not pass them may not read
+    /// what lies beneath.
+    pub fn above(&self) -> &[FileStat] {
+        &self.above
     }
 
     /// The entries of a folder (an empty path is the root), in no order. One that cannot be looked

@@ -85,7 +85,8 @@ fn traits(catalog: &Catalog) -> Vec<Traits> {
 fn readers(catalog: &Catalog, file: &FoundFile) -> Access {
     let folders = file.folder().ancestors();
     let stats = folders.filter_map(|folder| catalog.inventory.folders().get(folder));
-    stats.fold(Access::file(&file.stat), Access::within)
+    let above = catalog.inventory.root().above();
+    stats.chain(above).fold(Access::file(&file.stat), Access::within)
 }
 
 impl Builder<'_> {

@@ -24,6 +24,7 @@ pub use inode::Ino;
 use plan::Plan;
 
 use crate::chain::catalog::{Catalog, CheckpointId};
+use crate::chain::place::Kind;
 use crate::error::{Error, Result};
 use crate::source::SourceRoot;
 use crate::view::DiskImage;
@@ -215,6 +216,29 @@ impl Tree {
     /// Sums over the whole view.
     pub fn totals(&self) -> Totals {
         self.totals
+    }
+
+    /// What of the source the view does not show, in words; `None` if it shows all of it.
+    pub fn shortfall(&self) -> Option<String> {
+        let shown = self.plan.disks.iter().flat_map(|disk| &disk.checkpoints);
+        // An unfinished backup is nothing to miss.
+        let is_broken = |id: &CheckpointId| {
+            let finished = self.catalog.checkpoint(*id).kind != Kind::Partial;
+            finished && self.images.get(id.0).is_none_or(Result::is_err)
+        };
+        let broken = shown.filter(|(id, _)| is_broken(id)).count();
+        let unreadable = self.catalog.skipped().iter().filter(|skipped| skipped.is_fault).count();
+        let mut parts = Vec::new();
+        if self.plan.disks.is_empty() {
+            parts.push("no VM-disk backup was found".to_owned());
+        }
+        if broken > 0 {
+            parts.push(format!("restore points that cannot be shown: {broken}"));
+        }
+        if unreadable > 0 {
+            parts.push(format!("files or folders that cannot be read: {unreadable}"));
+        }
+        (!parts.is_empty()).then(|| parts.join(", "))
     }
 
     /// The catalog that it shows.
