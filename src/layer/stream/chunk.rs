@@ -4,9 +4,10 @@
 //! Block n needs the end of block n-1, and stands where that one ended; so a chunk is unpacked
 //! from its start, and no further than a reader needs. What was unpacked goes into the shared
 //! cache, each block with what it takes to go on after it ([`Block`]): the block that was asked
-//! for, and on the way to it one for each [`RESUME`] bytes. So reading on costs one block at a
-//! time, the first read in the midst of a chunk costs the chunk up to there, and later ones
-//! nearby at most [`RESUME`] bytes.
+//! for and those close before it, and on the way to them one for each [`RESUME`] bytes. So reading
+//! on costs one block at a time, the first read in the midst of a chunk costs the chunk up to
+//! there, and later ones nearby at most [`RESUME`] bytes. The kernel reads ahead with several
+//! requests at once, and the later one may come first: what it passes over, the others want.
 //!
 //! # Never wrong bytes
 //!
@@ -155,7 +156,7 @@ impl ChunkReader {
             if next + 1 == decoder.blocks() {
                 self.check_end(decoder, &unpacked)?;
             }
-            if next == number || resumes_after(decoder, next) {
+            if number - next < RESUME / decoder.block_size() || resumes_after(decoder, next) {
                 let key = self.key(decoder.chunk(), next.into());
                 self.cache.insert(key, unpacked.kept());
             }
