@@ -2,6 +2,11 @@
 
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::unnecessary_debug_formatting,
     clippy::cast_possible_truncation,
     reason = "a test that cannot go on has failed, and its disks are small"
 )]
