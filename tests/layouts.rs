@@ -206,6 +206,18 @@ fn a_damaged_qcow2_backup_is_not_taken_for_a_raw_one() {
 }
 
 #[test]
+fn an_image_cut_before_its_l1_table_is_broken_and_an_empty_one_is_called_so() {
+    let source = Source::new();
+    source.image("cut.qcow2").text("empty.qcow2", "").overlay("top.qcow2", "cut.qcow2");
+    let file = std::fs::File::options().write(true).open(source.path("cut.qcow2")).expect("opens");
+    file.set_len(100_000).expect("is cut");
+    let view = source.view();
+    view.broken("cut.qcow2/cut.qcow2", "the file is cut: it ends at byte 100000");
+    view.broken("cut.qcow2/top.qcow2", "the file is cut");
+    view.broken("empty.qcow2/empty.qcow2", "the file is empty");
+}
+
+#[test]
 fn a_packed_backup_is_broken_where_it_stands_and_not_skipped() {
     let source = Source::new();
     source.image("a/FULL-1795161000-a").image("a/INC-1795161002-a");

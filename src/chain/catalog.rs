@@ -353,16 +353,12 @@ impl Builder<'_> {
                  qemu-img can read it: see `qemu-img convert --object secret,...`"
             ));
         }
-        if let Content::Qcow2(facts) = &file.content {
-            let header = &facts.header;
-            let end = header.l1_offset.saturating_add(u64::from(header.l1_size) * 8);
-            if end > file.stat.size {
-                return Some(format!(
-                    "the file is cut: it ends at byte {}, before the end of its L1 table at {end}; \
-                     take it from the original backup",
-                    file.stat.size
-                ));
-            }
+        if let Some(end) = file.end_of_cut_table() {
+            return Some(format!(
+                "the file is cut: it ends at byte {}, before the end of its L1 table at {end}; take \
+                 it from the original backup",
+                file.stat.size
+            ));
         }
         if let Content::Stream(facts) = &file.content
             && let Some(fault) = &facts.fault

@@ -363,6 +363,13 @@ impl FoundFile {
         })
     }
 
+    /// Where the L1 table of a qcow2 image would end, if the file ends before.
+    pub fn end_of_cut_table(&self) -> Option<u64> {
+        let header = &self.qcow2()?.header;
+        let end = header.l1_offset.saturating_add(u64::from(header.l1_size) * 8);
+        Some(end).filter(|&end| end > self.stat.size)
+    }
+
     /// Its qcow2 metadata, if that is what it is.
     pub fn qcow2(&self) -> Option<&QcowFacts> {
         match &self.content {
