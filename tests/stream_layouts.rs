@@ -110,22 +110,32 @@ fn the_tenth_increment_comes_after_the_ninth() {
     assert_eq!(view.last().expect("some").0, "vda/virtnbdbackup.11");
 }
 
+/// A differential of the checkpoint before it, at a minute past 07:01 and some seconds.
+fn diff(folder: &Folder, seconds: u64) {
+    let meta = meta(
+        "vda",
+        "virtnbdbackup.2",
+        &json!("virtnbdbackup.1"),
+        &format!("2026-11-20T07:01:{seconds:02}"),
+    );
+    folder.write(&format!("vda.diff.{}.data", 1_795_158_060 + seconds), &stream(&meta));
+}
+
 #[test]
 fn a_differential_is_nobodys_parent_although_it_has_the_next_ones_name() {
     let folder = Folder::new();
     folder.full("vda").inc("vda", 1);
-    for epoch in [1_795_160_000, 1_795_160_060] {
-        let date =
-            if epoch == 1_795_160_000 { "2026-11-20T07:33:20" } else { "2026-11-20T07:34:20" };
-        let meta = meta("vda", "virtnbdbackup.2", &json!("virtnbdbackup.1"), date);
-        folder.write(&format!("vda.diff.{epoch}.data"), &stream(&meta));
-    }
+    diff(&folder, 20);
+    diff(&folder, 40);
     folder.inc("vda", 2).inc("vda", 3);
     let view = folder.view();
-    assert_eq!(parent(&view, "vda/diff.1795160000"), Some("virtnbdbackup.1"));
-    assert_eq!(parent(&view, "vda/diff.1795160060"), Some("virtnbdbackup.1"));
+    assert_eq!(parent(&view, "vda/diff.1795158080"), Some("virtnbdbackup.1"));
+    assert_eq!(parent(&view, "vda/diff.1795158100"), Some("virtnbdbackup.1"));
     assert_eq!(parent(&view, "vda/virtnbdbackup.2"), Some("virtnbdbackup.1"));
     assert_eq!(parent(&view, "vda/virtnbdbackup.3"), Some("virtnbdbackup.2"));
+    // Not even where the increment of its name is lost.
+    std::fs::remove_file(folder.0.path().join("vda.inc.virtnbdbackup.2.data")).expect("is removed");
+    broken(&folder.view(), "vda/virtnbdbackup.3", "checkpoint virtnbdbackup.2");
 }
 
 #[test]
