@@ -57,6 +57,29 @@ pub enum Fault {
     ZeroInVersion2,
     /// The frames of a stream contradict each other, or the stream is cut.
     Frames,
+    /// The file that would know is missing, or nothing in it can be read.
+    Lost,
+    /// The clusters are encrypted.
+    Encrypted,
+    /// The clusters are in an external data file that is missing.
+    NoDataFile,
+}
+
+impl Fault {
+    /// Every fault.
+    pub const ALL: [Self; 11] = [
+        Self::Unreadable,
+        Self::PastEnd,
+        Self::Misaligned,
+        Self::Subclusters,
+        Self::PackedInDataFile,
+        Self::DataFileOffset,
+        Self::ZeroInVersion2,
+        Self::Frames,
+        Self::Lost,
+        Self::Encrypted,
+        Self::NoDataFile,
+    ];
 }
 
 impl fmt::Display for Fault {
@@ -70,6 +93,9 @@ impl fmt::Display for Fault {
             Self::DataFileOffset => "a cluster of the data file does not lie at its guest offset",
             Self::ZeroInVersion2 => "a zero cluster is claimed in an image of version 2",
             Self::Frames => "its frames contradict each other, or are not all there (truncated?)",
+            Self::Lost => "the file of the chain that would hold it is missing or unusable",
+            Self::Encrypted => "the cluster is encrypted",
+            Self::NoDataFile => "the cluster is in an external data file that is missing",
         })
     }
 }

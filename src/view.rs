@@ -1,5 +1,6 @@
 //! A checkpoint as a disk: bytes, data and holes.
 
+mod lost;
 mod tally;
 
 use std::fmt;
@@ -10,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use crate::error::Error;
 use crate::extent::{Fault, GuestOffset};
 use crate::map::{ChainMap, NodeId, Piece, Resolved};
+pub use lost::{Lost, LostRange};
 use tally::{Held, Tally};
 
 /// Bytes that a search for data or a hole looks at first; it looks at twice as many each time, so
@@ -21,7 +23,18 @@ pub struct DiskImage {
     map: Arc<ChainMap>,
     node: NodeId,
     size: u64,
+    lost_reads: LostReads,
+    lost: OnceLock<Arc<Lost>>,
     tally: OnceLock<Tally>,
+}
+
+/// What a reader gets for what is lost with a file of the chain, or in a damaged one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LostReads {
+    /// An error.
+    Fail,
+    /// Zeros, and holes. What cannot be read for another reason still fails.
+    Zeros,
 }
 
 /// How many bytes of an image are data.
@@ -57,7 +70,14 @@ impl std::error::Error for ReadError {
 impl DiskImage {
     /// The checkpoint whose topmost layer is `node`, as a disk of `size` bytes.
     pub fn new(map: Arc<ChainMap>, node: NodeId, size: u64) -> Self {
-        Self { map, node, size, tally: OnceLock::new() }
+        let (lost, tally) = (OnceLock::new(), OnceLock::new());
+        Self { map, node, size, lost_reads: LostReads::Fail, lost, tally }
+    }
+
+    /// The same with other bytes for what is lost than an error.
+    #[must_use]
+    pub fn with_lost(self, lost_reads: LostReads) -> Self {
+        Self { lost_reads, ..self }
     }
 
     /// Bytes.
@@ -116,7 +136,7 @@ impl DiskImage {
         let regions = 0..self.size.div_ceil(self.map.region_size());
         let data = |region| {
             let pieces = self.pieces(self.region(region));
-            pieces.iter().filter(|piece| piece.is_data()).map(Piece::len).sum::<u64>()
+            pieces.iter().filter(|piece| self.is_data(piece)).map(Piece::len).sum::<u64>()
         };
         regions.map(data).sum()
     }
@@ -136,7 +156,7 @@ impl DiskImage {
                     at = part.end;
                     look = look.saturating_mul(2);
                     let pieces = self.pieces(part);
-                    if let Some(found) = pieces.iter().find(|piece| piece.is_data() == for_data) {
+                    if let Some(found) = pieces.iter().find(|piece| self.is_data(piece) == for_data) {
                         return Some(found.range.start);
                     }
                     if for_data && at == end {
@@ -178,7 +198,7 @@ impl DiskImage {
         match self.tally() {
             Some(tally) if tally.held(region).is_none() => {
                 let pieces = self.map.resolve(self.node, self.region(region));
-                note(tally, region, &pieces);
+                self.note(tally, region, &pieces);
                 pieces.iter().filter_map(|piece| piece.within(&part)).collect()
             }
             _ => self.map.resolve(self.node, part),
@@ -200,6 +220,10 @@ impl DiskImage {
             Resolved::At { layer, slot } => {
                 self.map.layer(layer).read(slot, GuestOffset(piece.range.start), buf)
             }
+            Resolved::Bad { fault, .. } if self.reads_as_zeros(fault) => {
+                buf.fill(0);
+                Ok(())
+            }
             Resolved::Bad { layer, fault } => Err(self.describe(layer, fault, piece.range.start)),
         }
     }
@@ -209,27 +233,45 @@ impl DiskImage {
         let what = format!("(of its virtual disk) {fault}");
         match fault {
             Fault::Unreadable => Error::io_at(file, offset, io::Error::other(what)),
+            Fault::Lost | Fault::Encrypted | Fault::NoDataFile => {
+                let what = format!("byte {offset} of its virtual disk is lost: {fault}");
+                Error::MissingLayer { file, what }
+            }
             _ => Error::Corrupt { file, offset, what },
         }
     }
-}
 
-/// Notes what a region was found to hold, unless some of it could not be looked at.
-fn note(tally: &Tally, region: u64, pieces: &[Piece]) {
-    let unreadable =
-        |piece: &Piece| matches!(piece.resolved, Resolved::Bad { fault: Fault::Unreadable, .. });
-    if pieces.iter().any(unreadable) {
-        return;
+    /// Whether there is something other than zeros for a reader, or an error.
+    fn is_data(&self, piece: &Piece) -> bool {
+        match piece.resolved {
+            Resolved::Bad { fault, .. } => !self.reads_as_zeros(fault),
+            Resolved::Zero | Resolved::At { .. } => piece.is_data(),
+        }
     }
-    let bytes = |is_data| {
-        let those = pieces.iter().filter(|piece| piece.is_data() == is_data);
-        those.map(Piece::len).sum::<u64>()
-    };
-    let (data, holes) = (bytes(true), bytes(false));
-    let held = match (data, holes) {
-        (0, _) => Held::Holes,
-        (_, 0) => Held::Data,
-        _ => Held::Mixed,
-    };
-    tally.note(region, held, data);
+
+    /// What could just not be read is not lost.
+    fn reads_as_zeros(&self, fault: Fault) -> bool {
+        self.lost_reads == LostReads::Zeros && fault != Fault::Unreadable
+    }
+
+    /// Notes what a region was found to hold, unless some of it could not be looked at.
+    fn note(&self, tally: &Tally, region: u64, pieces: &[Piece]) {
+        let unreadable = |piece: &Piece| {
+            matches!(piece.resolved, Resolved::Bad { fault: Fault::Unreadable, .. })
+        };
+        if pieces.iter().any(unreadable) {
+            return;
+        }
+        let bytes = |is_data| {
+            let those = pieces.iter().filter(|piece| self.is_data(piece) == is_data);
+            those.map(Piece::len).sum::<u64>()
+        };
+        let (data, holes) = (bytes(true), bytes(false));
+        let held = match (data, holes) {
+            (0, _) => Held::Holes,
+            (_, 0) => Held::Data,
+            _ => Held::Mixed,
+        };
+        tally.note(region, held, data);
+    }
 }

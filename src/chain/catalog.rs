@@ -11,8 +11,10 @@ use super::inventory::{Content, FileId, FoundFile, Inventory, Skipped};
 use super::link::{self, Links};
 use super::order::{natural, parents_first};
 use super::place::{DiskKey, Kind, Parent, Place, TimeBasis};
+use super::state::{self, Condition};
+pub use super::state::{Left, State};
 use crate::error::Result;
-use crate::layer::qcow2::{Encryption, Snapshot};
+use crate::layer::qcow2::Snapshot;
 use crate::source::SourceRoot;
 
 /// Longer chains are refused. Nothing in the code grows with the square of it; it only keeps a
@@ -63,6 +65,10 @@ pub struct Checkpoint {
     pub parent: Option<ParentLink>,
     /// The external data file that it needs.
     pub data_file: Option<FileId>,
+    /// What of the image itself can be used.
+    pub left: Left,
+    /// It stands on something that is not in the source, or not an image that can be read.
+    pub base_is_lost: bool,
     /// Whether it can be assembled.
     pub state: State,
     /// What a user should know.
@@ -78,15 +84,6 @@ pub struct ParentLink {
     pub as_raw: bool,
     /// Why.
     pub evidence: Evidence,
-}
-
-/// Whether a checkpoint can be assembled.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum State {
-    /// Yes.
-    Whole,
-    /// No: the reason, and what to do.
-    Broken(String),
 }
 
 impl Catalog {
@@ -222,9 +219,9 @@ impl Builder<'_> {
             Some(link) if link.as_raw => 1,
             Some(link) => depth.get(link.checkpoint.0).copied().unwrap_or(0),
         };
-        let state = self.state(id, place, parent.as_ref(), below, checkpoints);
-        let mut made = self.snapshots(id, place, parent.as_ref(), &state);
-        made.push(self.image(id, place, parent, state));
+        let condition = self.condition(id, place, parent.as_ref(), below, checkpoints);
+        let mut made = self.snapshots(id, place, parent.as_ref(), &condition);
+        made.push(self.image(id, place, parent, condition));
         depth.resize(checkpoints.len() + made.len(), below + 1);
         checkpoints.extend(made);
         self.made.insert(id, CheckpointId(checkpoints.len() - 1));
@@ -235,7 +232,7 @@ impl Builder<'_> {
         id: FileId,
         place: &Place,
         parent: Option<ParentLink>,
-        state: State,
+        condition: Condition,
     ) -> Checkpoint {
         let file = self.inventory.file(id);
         let mut warnings = place.warnings.clone();
@@ -262,7 +259,9 @@ impl Builder<'_> {
             virtual_size,
             parent,
             data_file: self.data_file(id),
-            state,
+            left: condition.left,
+            base_is_lost: condition.base_is_lost,
+            state: condition.state,
             warnings,
         }
     }
@@ -272,21 +271,22 @@ impl Builder<'_> {
         id: FileId,
         place: &Place,
         parent: Option<&ParentLink>,
-        state: &State,
+        condition: &Condition,
     ) -> Vec<Checkpoint> {
         let entries = self.inventory.file(id).qcow2().map_or(&[][..], |facts| &facts.snapshots);
         let checkpoint = |(n, entry): (usize, &Result<Snapshot, _>)| {
-            let (label, time, time_basis, virtual_size, state) = match entry {
+            let (label, time, time_basis, virtual_size, condition) = match entry {
                 Ok(snapshot) => {
                     let time = Duration::new(u64::from(snapshot.seconds), snapshot.nanos);
                     let time = SystemTime::UNIX_EPOCH + time;
                     let size = Some(snapshot.virtual_size);
-                    (snapshot_label(n, snapshot), time, TimeBasis::Metadata, size, state.clone())
+                    let label = snapshot_label(n, snapshot);
+                    (label, time, TimeBasis::Metadata, size, condition.clone())
                 }
                 Err(defect) => {
                     let reason = format!("this internal snapshot cannot be used: {defect}");
                     let label = format!("snapshot-{}", n + 1).into();
-                    (label, place.time, place.time_basis, None, State::Broken(reason))
+                    (label, place.time, place.time_basis, None, Condition::unusable(reason))
                 }
             };
             Checkpoint {
@@ -299,7 +299,9 @@ impl Builder<'_> {
                 virtual_size,
                 parent: parent.cloned(),
                 data_file: self.data_file(id),
-                state,
+                left: condition.left,
+                base_is_lost: condition.base_is_lost,
+                state: condition.state,
                 warnings: Vec::new(),
             }
         };
@@ -310,98 +312,39 @@ impl Builder<'_> {
         self.links.data_files.get(&id)?.as_ref().ok().map(|found| found.file)
     }
 
-    fn state(
+    /// What of an image can be used, and whether the whole can be assembled.
+    fn condition(
         &self,
         id: FileId,
         place: &Place,
         parent: Option<&ParentLink>,
         below: usize,
         checkpoints: &[Checkpoint],
-    ) -> State {
-        if let Some(reason) = self.own_fault(id, place) {
-            return State::Broken(reason);
+    ) -> Condition {
+        let found = state::examine(self.inventory, self.links, id, place);
+        if found.state != State::Whole {
+            return found;
         }
         if below >= LONGEST_CHAIN {
-            return State::Broken(format!("its chain is longer than {LONGEST_CHAIN} images"));
+            let reason = format!("its chain is longer than {LONGEST_CHAIN} images");
+            return Condition::unusable(reason);
         }
-        let Some(link) = parent else {
-            return State::Whole;
-        };
-        let parent = checkpoints.get(link.checkpoint.0);
-        match parent.map(|parent| (&parent.state, self.inventory.file(parent.file))) {
-            Some((State::Broken(reason), file)) if !link.as_raw => {
-                let (reason, path) = (first_reason(reason), file.path.display());
-                State::Broken(format!("it stands on {path}, which cannot be assembled: {reason}"))
-            }
-            _ => State::Whole,
-        }
-    }
-
-    /// Why an image cannot be used whatever it stands on.
-    fn own_fault(&self, id: FileId, place: &Place) -> Option<String> {
-        let file = self.inventory.file(id);
-        if let Content::Unreadable(reason) = &file.content {
-            return Some(reason.clone());
-        }
-        if let Some(encryption) = file.qcow2().and_then(|facts| facts.header.encryption) {
-            let method = match encryption {
-                Encryption::Aes => "AES",
-                Encryption::Luks { .. } => "LUKS",
-            };
-            return Some(format!(
-                "it is encrypted ({method}), and its content cannot be shown without the key; \
-                 qemu-img can read it: see `qemu-img convert --object secret,...`"
-            ));
-        }
-        if let Some(end) = file.end_of_cut_table() {
-            return Some(format!(
-                "the file is cut: it ends at byte {}, before the end of its L1 table at {end}; take \
-                 it from the original backup",
-                file.stat.size
-            ));
-        }
-        if let Content::Stream(facts) = &file.content
-            && let Some(fault) = &facts.fault
-        {
-            return Some(fault.clone());
-        }
-        if let Content::Foreign(format) = file.content {
-            let name = format.name;
-            return Some(if format.is_disk {
-                format!("it is a {name}, which qcowfs does not read")
-            } else {
-                format!("it is a {name}, not an image; unpack it first")
-            });
-        }
-        if file.is_in_use() {
-            return Some(
-                "a running VM (or another QEMU process) has it open for writing: what is in it \
-                 changes while it is read; stop the VM, or look at a backup of it"
-                    .into(),
-            );
-        }
-        if let Some(reason) = self.inventory.wrong_sidecar(file.folder()) {
-            return Some(reason.to_owned());
-        }
-        if let Some(Err(reason)) = self.links.data_files.get(&id) {
-            return Some(reason.clone());
-        }
-        match &place.parent {
-            Parent::Missing(reason) => Some(reason.clone()),
-            Parent::File { file, .. } if !self.made.contains_key(file) => {
+        let base = match &place.parent {
+            Parent::File { file, .. } if parent.is_none() => {
                 let path = self.inventory.file(*file).path.display();
-                Some(format!("what it stands on, {path}, is not an image that can be read"))
+                let reason = format!("what it stands on, {path}, is not an image that can be read");
+                return Condition { base_is_lost: true, state: State::Broken(reason), ..found };
             }
-            _ => None,
+            _ => parent.filter(|link| !link.as_raw),
+        };
+        match base.and_then(|link| checkpoints.get(link.checkpoint.0)) {
+            Some(Checkpoint { state: State::Broken(reason), file, .. }) => {
+                let path = &self.inventory.file(*file).path;
+                Condition { state: State::above(path, reason), ..found }
+            }
+            _ => found,
         }
     }
-}
-
-/// The reason at the bottom of a chain of them: the one that counts.
-fn first_reason(reason: &str) -> &str {
-    reason.strip_prefix("it stands on ").map_or(reason, |rest| {
-        rest.split_once(", which cannot be assembled: ").map_or(reason, |(_, first)| first)
-    })
 }
 
 fn snapshot_label(number: usize, snapshot: &Snapshot) -> OsString {

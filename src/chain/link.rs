@@ -160,7 +160,7 @@ impl Linker<'_> {
             let file = self.inventory.file(id);
             let reason = "the backup of this name is in progress or failed: the tool had not \
                           finished it; use the restore point before it";
-            let parent = Parent::Missing(reason.into());
+            let parent = Parent::Unusable(reason.into());
             let place = Place { kind: Kind::Partial, ..plain_place(file, parent) };
             self.places.insert(id, qmpbackup::unfinished(self.inventory, file, place));
         }
@@ -175,13 +175,13 @@ impl Linker<'_> {
             let place = match &file.content {
                 Content::Qcow2(_) => self.plain_qcow2(id),
                 Content::Plain if is_called_qcow2(file) && !self.is_declared(file) => {
-                    plain_place(file, Parent::Missing(no_qcow2_header(file)))
+                    plain_place(file, Parent::Unusable(no_qcow2_header(file)))
                 }
                 Content::Plain if needed.contains(&id) || self.is_raw_image(file) => {
                     plain_place(file, Parent::None)
                 }
                 Content::Unreadable(reason) if is_image_like(file) => {
-                    plain_place(file, Parent::Missing(reason.clone()))
+                    plain_place(file, Parent::Unusable(reason.clone()))
                 }
                 _ => continue,
             };

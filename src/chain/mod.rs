@@ -23,4 +23,5 @@ mod live;
 mod named_push;
 mod push;
 mod qmpbackup;
+mod state;
 mod streams;

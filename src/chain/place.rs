@@ -84,8 +84,10 @@ pub enum Parent {
         /// Why.
         evidence: Evidence,
     },
-    /// Something that is not there: the reason.
+    /// Something that is not there: the reason. What the image itself holds is good.
     Missing(String),
+    /// Nothing that counts, for the image itself is not what it should be: the reason.
+    Unusable(String),
 }
 
 /// What an image is, and what it stands on.

@@ -128,7 +128,7 @@ fn place_member(
     let siblings = group.values().copied().chain(live);
     let parent = match linker.header(id) {
         _ if file.is_plain() && !is_raw_backup(linker, file, siblings) => {
-            Parent::Missing(no_qcow2_header(file))
+            Parent::Unusable(no_qcow2_header(file))
         }
         HeaderLink::None => Parent::None,
         // Neither the live disk nor called like it: then the header is true.

@@ -125,7 +125,7 @@ impl Group<'_> {
             warnings.push(raw_increment_warning(file));
         }
         let parent = match self.damage(linker, file) {
-            Some(reason) => Parent::Missing(reason),
+            Some(reason) => Parent::Unusable(reason),
             None => self.parent(linker, member, n, &mut warnings),
         };
         let place = Place {
@@ -205,7 +205,7 @@ impl Group<'_> {
         }
         let (file, below) = (linker.inventory.file(member.id), linker.inventory.file(last.id));
         if file.is_plain() && below.is_plain() && file.stat.size < below.stat.size {
-            return Parent::Missing(format!(
+            return Parent::Unusable(format!(
                 "it is shorter than the backup before it, {}: a raw increment has the whole disk's \
                  size, so it was cut; if the disk really shrank, declare its parent in qcowfs.toml",
                 last.name.label().to_string_lossy()

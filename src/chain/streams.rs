@@ -43,9 +43,9 @@ pub(super) fn place(linker: &mut Linker<'_>) {
         for (n, member) in members.iter().enumerate() {
             let file = linker.inventory.file(member.id);
             let parent = match &file.content {
-                Content::Unreadable(reason) => Parent::Missing(reason.clone()),
+                Content::Unreadable(reason) => Parent::Unusable(reason.clone()),
                 Content::Plain if !is_raw_disk(linker, &disk, file, member, &members) => {
-                    Parent::Missing(NO_STREAM_HEADER.into())
+                    Parent::Unusable(NO_STREAM_HEADER.into())
                 }
                 _ => parent_of(member, n, &members),
             };

@@ -17,6 +17,9 @@ use crate::tree::Tree;
 
 const OPTIONS_HELP: &str = "\
 Mount options, comma-separated; may be repeated, and later ones win:
+  missing=hide|eio|zero     restore points of which something is lost: there is no disk (hide,
+                            as without this option); what is lost cannot be read (eio), or
+                            reads as zeros (zero; info.json lists where)
   allow_other, allow_root   let others look in, as far as owners and permission bits say
   default_permissions       have these checked for yourself too
   fsname=NAME               the source in the mount table (a comma in it as `\\,`)
@@ -39,6 +42,7 @@ const MOST_THREADS: usize = 8;
 Examples:
   qcowfs mount /backups /mnt/view
   qcowfs mount -o allow_other /backups /mnt/view         let other users look in
+  qcowfs mount -o missing=zero /backups /mnt/view        show also what lost a part of its chain
   qcowfs mount -f -v /backups /mnt/view                  stay, and say what happens")]
 pub(super) struct MountArgs {
     /// Folder of backups, or one backup file
@@ -101,8 +105,8 @@ fn serve(args: &MountArgs, verbosity: Verbosity, parent: Option<&mut Parent>) ->
     logging::start(verbosity, destination)?;
     raise_open_files_limit();
     let options = mount_options::parse(&args.options)?;
-    let place = Place::check(&args.source, &args.mount_point, &options)?;
-    let tree = Tree::from_source(place.source())?;
+    let place = Place::check(&args.source, &args.mount_point, &options.mount)?;
+    let tree = Tree::with_missing(place.source(), options.missing)?;
     let hangup = if parent.is_some() { Hangup::Ignore } else { Hangup::Unmount };
     let threads = args.threads.and_then(|n| NonZeroUsize::new(n.into()));
     let threads = threads.unwrap_or_else(default_threads);
@@ -110,7 +114,7 @@ fn serve(args: &MountArgs, verbosity: Verbosity, parent: Option<&mut Parent>) ->
     if let Some(missing) = tree.shortfall() {
         super::complain(&format!("note: {missing}; see `qcowfs ls {}`", args.source.display()));
     }
-    let mounted = Mounted::new(&place, tree, &options, threads, hangup)?;
+    let mounted = Mounted::new(&place, tree, &options.mount, threads, hangup)?;
     if let Some(parent) = parent
         && let Err(error) = parent.leave()
     {

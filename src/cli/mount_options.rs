@@ -7,16 +7,32 @@ use rustix::mount::MountFlags;
 
 use crate::error::{Error, Result};
 use crate::mount::{Access, MountOptions};
+use crate::tree::missing::Missing;
 
 /// What an unknown option is answered with.
-const KNOWN: &str = "allow_other, allow_root, default_permissions, fsname=NAME, ro, noexec, exec, \
-                     nodev, dev, nosuid, suid, noatime, atime";
+const KNOWN: &str = "missing=hide|eio|zero, allow_other, allow_root, default_permissions, \
+                     fsname=NAME, ro, noexec, exec, nodev, dev, nosuid, suid, noatime, atime";
+
+/// What all `-o` say together.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Options {
+    /// Of the mount.
+    pub(super) mount: MountOptions,
+    /// What becomes of restore points that are not whole.
+    pub(super) missing: Missing,
+}
 
 /// Parses the values of all `-o`, in their order: later ones win.
-pub(super) fn parse(lists: &[OsString]) -> Result<MountOptions> {
-    let mut options = MountOptions::default();
+pub(super) fn parse(lists: &[OsString]) -> Result<Options> {
+    let mut options = Options::default();
     for word in lists.iter().flat_map(|list| split(list)) {
-        apply(&mut options, &word)?;
+        match word.to_str().and_then(|word| word.strip_prefix("missing=")) {
+            Some(missing) => {
+                let wrong = |e| Error::Usage(format!("mount option missing=: {e}"));
+                options.missing = missing.parse().map_err(wrong)?;
+            }
+            None => apply(&mut options.mount, &word)?,
+        }
     }
     Ok(options)
 }
@@ -82,9 +98,13 @@ fn split(list: &OsStr) -> Vec<OsString> {
 mod tests {
     use super::*;
 
-    fn parsed(lists: &[&str]) -> Result<MountOptions> {
+    fn all(lists: &[&str]) -> Result<Options> {
         let lists: Vec<OsString> = lists.iter().map(OsString::from).collect();
         parse(&lists)
+    }
+
+    fn parsed(lists: &[&str]) -> Result<MountOptions> {
+        all(lists).map(|options| options.mount)
     }
 
     fn told(list: &str) -> String {
@@ -125,8 +145,16 @@ mod tests {
     #[test]
     fn a_name_need_not_be_text() {
         let list = OsString::from_vec(b"fsname=\xff\xfe".to_vec());
-        let options = parse(&[list]).unwrap();
+        let options = parse(&[list]).unwrap().mount;
         assert_eq!(options.fsname, Some(OsString::from_vec(b"\xff\xfe".to_vec())));
+    }
+
+    #[test]
+    fn what_becomes_of_the_missing_is_one_of_three() {
+        assert_eq!(all(&["ro"]).unwrap().missing, Missing::Hide);
+        assert_eq!(all(&["missing=zero,ro", "missing=eio"]).unwrap().missing, Missing::Eio);
+        let told = told("missing=zeros");
+        assert!(told.contains("`zeros`") && told.contains("hide, eio, zero"), "{told}");
     }
 
     #[test]

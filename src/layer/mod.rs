@@ -5,6 +5,7 @@
 
 pub mod clusters;
 pub mod findings;
+pub mod lost;
 pub mod qcow2;
 pub mod raw;
 pub mod stream;

@@ -97,7 +97,7 @@ impl ChainMap {
     }
 
     /// A node and all below it, downwards.
-    fn line(&self, node: NodeId) -> impl Iterator<Item = NodeId> {
+    pub fn line(&self, node: NodeId) -> impl Iterator<Item = NodeId> {
         std::iter::successors(Some(node), |node| self.parents[node.index()])
     }
 

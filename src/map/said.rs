@@ -35,16 +35,7 @@ impl Content {
     }
 
     fn fault(fault: Fault) -> Self {
-        let code = match fault {
-            Fault::Unreadable => 0,
-            Fault::PastEnd => 1,
-            Fault::Misaligned => 2,
-            Fault::Subclusters => 3,
-            Fault::PackedInDataFile => 4,
-            Fault::DataFileOffset => 5,
-            Fault::ZeroInVersion2 => 6,
-            Fault::Frames => 7,
-        };
+        let code = fault as u64;
         Self((FAULT << TAG_SHIFT) | code)
     }
 
@@ -55,16 +46,10 @@ impl Content {
             PACKED => Word::At(Slot::Packed(value)),
             PLAIN if self == BELOW => Word::Below,
             PLAIN => Word::Zero,
-            _ => Word::Bad(match value {
-                1 => Fault::PastEnd,
-                2 => Fault::Misaligned,
-                3 => Fault::Subclusters,
-                4 => Fault::PackedInDataFile,
-                5 => Fault::DataFileOffset,
-                6 => Fault::ZeroInVersion2,
-                7 => Fault::Frames,
-                _ => Fault::Unreadable,
-            }),
+            _ => {
+                let fault = usize::try_from(value).ok().and_then(|code| Fault::ALL.get(code));
+                Word::Bad(fault.copied().unwrap_or(Fault::Unreadable))
+            }
         }
     }
 
@@ -119,16 +104,6 @@ mod tests {
 
     #[test]
     fn every_word_comes_back_as_it_was() {
-        let faults = [
-            Fault::Unreadable,
-            Fault::PastEnd,
-            Fault::Misaligned,
-            Fault::Subclusters,
-            Fault::PackedInDataFile,
-            Fault::DataFileOffset,
-            Fault::ZeroInVersion2,
-            Fault::Frames,
-        ];
         let words = [
             Word::Below,
             Word::Zero,
@@ -137,7 +112,7 @@ mod tests {
             Word::At(Slot::Packed(0)),
             Word::At(Slot::Packed(VALUE)),
         ];
-        for word in words.into_iter().chain(faults.map(Word::Bad)) {
+        for word in words.into_iter().chain(Fault::ALL.map(Word::Bad)) {
             assert_eq!(Said::new(7, word, 512).word(), word);
         }
     }

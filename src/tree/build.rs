@@ -7,21 +7,25 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::access::Access;
-use super::images::{self, Caches};
+use super::images::{Caches, Images};
 use super::inode::{Ino, Inodes};
+use super::missing::Missing;
 use super::plan::{BY_TIME, DiskPlan, LATEST, Plan};
 use super::{Body, Children, Node, Totals, Tree};
 use crate::chain::catalog::{Catalog, CheckpointId};
 use crate::chain::inventory::FoundFile;
-use crate::error::Result;
-use crate::view::DiskImage;
 
 /// Links may be read by everybody who may list their folder.
 const LINK: u32 = 0o777;
 
-pub(super) fn tree(catalog: Catalog, caches: &Caches, inodes: &mut Inodes) -> Tree {
+pub(super) fn tree(
+    catalog: Catalog,
+    caches: &Caches,
+    missing: Missing,
+    inodes: &mut Inodes,
+) -> Tree {
     let plan = Plan::new(&catalog);
-    let images = images::build(&catalog, caches);
+    let images = Images::new(&catalog, caches, missing);
     let mut builder = Builder {
         catalog: &catalog,
         images: &images,
@@ -35,7 +39,7 @@ pub(super) fn tree(catalog: Catalog, caches: &Caches, inodes: &mut Inodes) -> Tr
         builder.add_disk(disk);
     }
     let nodes = builder.nodes;
-    let sizes = images.iter().flatten().map(|image| image.size());
+    let sizes = images.all_shown(&catalog).map(|image| image.size());
     let bytes = sizes.fold(0, u64::saturating_add);
     let totals = Totals { bytes, files: nodes.len() as u64 };
     Tree { catalog, plan, images, nodes, totals }
@@ -43,7 +47,7 @@ pub(super) fn tree(catalog: Catalog, caches: &Caches, inodes: &mut Inodes) -> Tr
 
 struct Builder<'a> {
     catalog: &'a Catalog,
-    images: &'a [Result<Arc<DiskImage>, String>],
+    images: &'a Images,
     inodes: &'a mut Inodes,
     nodes: HashMap<Ino, Node>,
     folders: HashMap<PathBuf, Ino>,
@@ -180,12 +184,12 @@ impl Builder<'_> {
         let Some(&Traits { access: files, content }) = self.traits.get(id.0) else { return };
         let body = Body::Folder(Children::default());
         let folder = self.add(disk, name, 0, body, access, mtime);
-        match self.images.get(id.0) {
-            Some(Ok(image)) => {
+        match self.images.shown(self.catalog, id) {
+            Ok(image) => {
                 let body = Body::Image(Arc::clone(image));
                 self.add(folder, "disk.img", content, body, files, mtime);
             }
-            _ => {
+            Err(_) => {
                 self.add(folder, "error.txt", content, Body::Error(id), files, mtime);
             }
         }

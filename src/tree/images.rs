@@ -1,20 +1,22 @@
-//! The disks behind `disk.img`: layers and maps for every checkpoint that can be assembled.
+//! The disks behind `disk.img`: layers and maps for every checkpoint of which something is there.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::chain::catalog::{Catalog, Checkpoint, CheckpointId, State};
+use super::missing::Missing;
+use crate::chain::catalog::{Catalog, Checkpoint, CheckpointId, Left, State};
 use crate::chain::inventory::{Content, FileId, FoundFile, QcowFacts};
 use crate::chain::place::Kind;
 use crate::error::{Error, Result};
 use crate::layer::Layer;
 use crate::layer::clusters::ClusterCache;
+use crate::layer::lost::{LostLayer, TablesOnly};
 use crate::layer::qcow2::{Qcow2Image, Qcow2Layer};
 use crate::layer::raw::RawLayer;
 use crate::layer::stream::StreamLayer;
 use crate::map::{ChainMap, MapCache, Node, NodeId};
 use crate::source::{LocalFile, Source};
-use crate::view::DiskImage;
+use crate::view::{DiskImage, LostReads};
 
 /// Bytes of region maps that are kept.
 const MAP_CACHE: u64 = 64 << 20;
@@ -37,11 +39,63 @@ impl Default for Caches {
     }
 }
 
-/// The disk of each checkpoint, in the order of their numbers; where there is none, the reason.
-pub fn build(catalog: &Catalog, caches: &Caches) -> Vec<Result<Arc<DiskImage>, String>> {
+/// The disks of all checkpoints; of a broken one, what is left of it.
+pub struct Images {
+    /// In the order of the checkpoints' numbers; where there is nothing, the reason.
+    images: Vec<Result<Arc<DiskImage>, String>>,
+    missing: Missing,
+}
+
+impl Images {
+    /// The disks of a catalog.
+    pub fn new(catalog: &Catalog, caches: &Caches, missing: Missing) -> Self {
+        Self { images: build(catalog, caches, missing.lost_reads()), missing }
+    }
+
+    /// What becomes of restore points that are not whole.
+    pub fn missing(&self) -> Missing {
+        self.missing
+    }
+
+    /// The disk of a checkpoint, whole or not; if there is nothing of it, the reason.
+    pub fn left(&self, id: CheckpointId) -> Result<&Arc<DiskImage>, &str> {
+        match self.images.get(id.0) {
+            Some(Ok(image)) => Ok(image),
+            Some(Err(reason)) => Err(reason),
+            None => Err("unknown"),
+        }
+    }
+
+    /// The disk that a reader of the view is to see; if none, the reason.
+    pub fn shown<'a>(
+        &'a self,
+        catalog: &'a Catalog,
+        id: CheckpointId,
+    ) -> Result<&'a Arc<DiskImage>, &'a str> {
+        match &catalog.checkpoint(id).state {
+            State::Broken(reason) if self.missing == Missing::Hide => Err(reason),
+            _ => self.left(id),
+        }
+    }
+
+    /// All that a reader is to see.
+    pub fn all_shown<'a>(
+        &'a self,
+        catalog: &'a Catalog,
+    ) -> impl Iterator<Item = &'a Arc<DiskImage>> {
+        (0..self.images.len()).filter_map(|n| self.shown(catalog, CheckpointId(n)).ok())
+    }
+}
+
+fn build(
+    catalog: &Catalog,
+    caches: &Caches,
+    lost: LostReads,
+) -> Vec<Result<Arc<DiskImage>, String>> {
     let mut builder = Builder {
         catalog,
         caches,
+        lost,
         trees: BTreeMap::new(),
         places: BTreeMap::new(),
         images: BTreeMap::new(),
@@ -59,7 +113,7 @@ pub fn build(catalog: &Catalog, caches: &Caches) -> Vec<Result<Arc<DiskImage>, S
     let image = |place: Result<Place, String>| {
         let Place { tree, node, size } = place?;
         let map = maps.get(&tree).ok_or("its map was not built")?.clone()?;
-        Ok(Arc::new(DiskImage::new(map, node, size)))
+        Ok(Arc::new(DiskImage::new(map, node, size).with_lost(lost)))
     };
     placed.into_iter().map(image).collect()
 }
@@ -75,6 +129,7 @@ struct Place {
 struct Builder<'a> {
     catalog: &'a Catalog,
     caches: &'a Caches,
+    lost: LostReads,
     /// The layers of each tree, parents first; a tree is numbered by its root checkpoint.
     trees: BTreeMap<usize, Vec<Node>>,
     places: BTreeMap<CheckpointId, Place>,
@@ -86,23 +141,29 @@ impl Builder<'_> {
     /// Places a checkpoint. Parents have smaller numbers, so that they are placed already.
     fn place(&mut self, id: CheckpointId) -> Result<Place, String> {
         let checkpoint = self.catalog.checkpoint(id);
-        if let State::Broken(reason) = &checkpoint.state {
-            return Err(reason.clone());
-        }
-        let below = match &checkpoint.parent {
-            None => None,
-            Some(link) if link.as_raw => {
+        let layer = match (&checkpoint.state, checkpoint.left) {
+            // What stands on it must know where it is; nobody sees it itself.
+            (State::Broken(reason), Left::Nothing) => Err(reason.clone()),
+            _ => self.layer(checkpoint).map_err(|e| e.to_string()),
+        };
+        let below = match (&layer, &checkpoint.parent) {
+            (Err(_), _) => None,
+            (_, Some(link)) if link.as_raw => {
                 Some(self.place_raw(id, self.catalog.checkpoint(link.checkpoint).file)?)
             }
-            Some(link) => {
+            (_, Some(link)) => {
                 let place = self.places.get(&link.checkpoint).copied();
                 Some(place.ok_or_else(|| self.unusable(link.checkpoint))?)
             }
+            (_, None) if checkpoint.base_is_lost => Some(self.place_lost(id, None)?),
+            (_, None) => None,
         };
-        let layer = self.layer(checkpoint).map_err(|e| e.to_string())?;
-        let place = self.add(id.0, below, layer)?;
+        let (place, shown) = match layer {
+            Ok(layer) => (self.add(id.0, below, layer)?, Ok(())),
+            Err(reason) => (self.place_lost(id, checkpoint.virtual_size)?, Err(reason)),
+        };
         self.places.insert(id, place);
-        Ok(place)
+        shown.map(|()| place)
     }
 
     fn unusable(&self, id: CheckpointId) -> String {
@@ -111,8 +172,17 @@ impl Builder<'_> {
 
     /// A file's bytes as they are, as the bottom of a tree of its own.
     fn place_raw(&mut self, id: CheckpointId, file: FileId) -> Result<Place, String> {
-        let source = source_of(self.catalog.inventory.file(file)).map_err(|e| e.to_string())?;
-        self.add(id.0, None, Arc::new(RawLayer::full(source)))
+        match source_of(self.catalog.inventory.file(file)) {
+            Ok(source) => self.add(id.0, None, Arc::new(RawLayer::full(source))),
+            Err(_) => self.place_lost(id, None),
+        }
+    }
+
+    /// The place of a file that cannot be used, or that is not there, as the bottom of a tree.
+    fn place_lost(&mut self, id: CheckpointId, size: Option<u64>) -> Result<Place, String> {
+        let path = &self.catalog.file_of(id).path;
+        let layer = LostLayer::new(path, size, self.lost == LostReads::Zeros);
+        self.add(id.0, None, Arc::new(layer))
     }
 
     fn add(
@@ -134,10 +204,15 @@ impl Builder<'_> {
         match &file.content {
             Content::Qcow2(facts) => {
                 let image = self.image(checkpoint, facts)?;
-                Ok(Arc::new(match checkpoint.snapshot.and_then(|n| facts.snapshots.get(n)) {
-                    Some(Ok(snapshot)) => Qcow2Layer::of_snapshot(&image, snapshot),
-                    _ => Qcow2Layer::active(&image),
-                }))
+                let layer: Arc<dyn Layer> =
+                    Arc::new(match checkpoint.snapshot.and_then(|n| facts.snapshots.get(n)) {
+                        Some(Ok(snapshot)) => Qcow2Layer::of_snapshot(&image, snapshot),
+                        _ => Qcow2Layer::active(&image),
+                    });
+                Ok(match checkpoint.left {
+                    Left::Tables(fault) => Arc::new(TablesOnly::new(layer, fault)),
+                    _ => layer,
+                })
             }
             Content::Stream(facts) => {
                 let clusters = Arc::clone(&self.caches.clusters);
@@ -155,6 +230,12 @@ impl Builder<'_> {
             return Ok(Arc::clone(image));
         }
         let source = source_of(self.catalog.inventory.file(checkpoint.file))?;
+        if let Left::Tables(_) = checkpoint.left {
+            let clusters = Arc::clone(&self.caches.clusters);
+            let image = Qcow2Image::tables_only(source, facts.header.clone(), clusters);
+            self.images.insert(checkpoint.file, Arc::clone(&image));
+            return Ok(image);
+        }
         let data = checkpoint.data_file.map(|id| source_of(self.catalog.inventory.file(id)));
         let data = data.transpose()?.map(|file| -> Arc<dyn Source> { file });
         let clusters = Arc::clone(&self.caches.clusters);

@@ -4,13 +4,14 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
+use super::images::Images;
+use super::loss::{self, LossInfo};
 use super::names::printable;
 use super::plan::{Plan, rfc3339};
 use crate::chain::catalog::{Catalog, CheckpointId, State};
 use crate::chain::evidence::{Basis, Certainty};
 use crate::chain::inventory::Content;
 use crate::chain::place::{Kind, TimeBasis};
-use crate::view::Allocated;
 
 /// Everything that is known of a checkpoint. Sizes are bytes.
 #[derive(Debug, Serialize)]
@@ -32,7 +33,8 @@ pub struct Info {
     pub time_basis: TimeBasis,
     /// Size of the disk at that time.
     pub virtual_size: Option<u64>,
-    /// `whole`, or `broken`.
+    /// `whole`, or `broken`; in `info.json` also `incomplete`: there is a disk, and parts of it are
+    /// lost.
     pub state: &'static str,
     /// Why it is broken.
     pub reason: Option<String>,
@@ -79,6 +81,8 @@ struct InfoFile {
     allocated: Option<u64>,
     /// `exact`, or `at-most` while the map is not known.
     allocated_is: Option<&'static str>,
+    #[serde(flatten)]
+    loss: Option<LossInfo>,
     /// All files that it is made of, base first.
     chain: Vec<ChainFile>,
 }
@@ -115,7 +119,7 @@ pub fn info_json(
     catalog: &Catalog,
     plan: &Plan,
     id: CheckpointId,
-    allocated: Option<Allocated>,
+    images: &Images,
 ) -> Vec<u8> {
     let mut info = Info::new(catalog, plan, id);
     for below in catalog.ancestors(id) {
@@ -124,8 +128,15 @@ pub fn info_json(
         let warnings = catalog.checkpoint(below).warnings.iter();
         info.warnings.extend(warnings.map(|warning| format!("{file}: {warning}")));
     }
+    let allocated = images.shown(catalog, id).ok().map(|image| image.allocated());
+    let loss = loss::of(catalog, images, id);
+    if loss.as_ref().is_some_and(LossInfo::is_incomplete) {
+        info.state = "incomplete";
+        info.reason.get_or_insert_with(|| "a file that it is made of is damaged".into());
+    }
     let file = InfoFile {
         info,
+        loss,
         allocated: allocated.map(|known| known.bytes),
         allocated_is: allocated.map(|known| if known.exact { "exact" } else { "at-most" }),
         chain: chain(catalog, id),
@@ -137,8 +148,9 @@ pub fn info_json(
 }
 
 /// The text of `error.txt`.
-pub fn error_txt(catalog: &Catalog, plan: &Plan, id: CheckpointId, reason: &str) -> Vec<u8> {
+pub fn error_txt(catalog: &Catalog, plan: &Plan, id: CheckpointId, images: &Images) -> Vec<u8> {
     let checkpoint = catalog.checkpoint(id);
+    let reason = images.shown(catalog, id).err().unwrap_or("unknown");
     let mut text = format!(
         "This restore point cannot be shown.\n\nFile:   {}\n",
         printable(&shown(catalog, id))
@@ -153,6 +165,7 @@ pub fn error_txt(catalog: &Catalog, plan: &Plan, id: CheckpointId, reason: &str)
         }
         None => writeln!(text, "\nNo restore point of this disk is whole."),
     };
+    text.push_str(&loss::describe(images, id));
     text.into_bytes()
 }
 

@@ -7,10 +7,12 @@ pub mod access;
 pub mod images;
 pub mod info;
 pub mod inode;
+pub mod missing;
 pub mod names;
 pub mod plan;
 
 mod build;
+mod loss;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
@@ -19,11 +21,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use access::Access;
-use images::Caches;
+use images::{Caches, Images};
 pub use inode::Ino;
+use missing::Missing;
 use plan::Plan;
 
-use crate::chain::catalog::{Catalog, CheckpointId};
+use crate::chain::catalog::{Catalog, CheckpointId, State};
 use crate::chain::place::Kind;
 use crate::error::{Error, Result};
 use crate::source::SourceRoot;
@@ -120,7 +123,7 @@ struct Children {
 pub struct Tree {
     catalog: Catalog,
     plan: Plan,
-    images: Vec<Result<Arc<DiskImage>, String>>,
+    images: Images,
     nodes: HashMap<Ino, Node>,
     totals: Totals,
 }
@@ -128,8 +131,14 @@ pub struct Tree {
 impl Tree {
     /// The view of a source: a folder, or one image whose chain is looked for in its folder.
     pub fn from_source(source: &Path) -> Result<Self> {
+        Self::with_missing(source, Missing::Hide)
+    }
+
+    /// The same, with another answer to what is missing.
+    pub fn with_missing(source: &Path, missing: Missing) -> Result<Self> {
         let catalog = read_catalog(source)?;
-        Ok(build::tree(catalog, &Caches::default(), &mut inode::Inodes::default()))
+        let mut inodes = inode::Inodes::default();
+        Ok(build::tree(catalog, &Caches::default(), missing, &mut inodes))
     }
 
     /// The entry of this name.
@@ -154,7 +163,8 @@ impl Tree {
             }
             Body::Error(id) => {
                 let size = self.error_text(*id).len() as u64;
-                (size, size, true)
+                let settled = self.images.left(*id).map_or(true, |image| image.lost().is_some());
+                (size, size, settled)
             }
             Body::Link(target) => (target.len() as u64, 0, true),
             Body::Folder(_) => (0, 0, true),
@@ -222,18 +232,30 @@ impl Tree {
     pub fn shortfall(&self) -> Option<String> {
         let shown = self.plan.disks.iter().flat_map(|disk| &disk.checkpoints);
         // An unfinished backup is nothing to miss.
-        let is_broken = |id: &CheckpointId| {
-            let finished = self.catalog.checkpoint(*id).kind != Kind::Partial;
-            finished && self.images.get(id.0).is_none_or(Result::is_err)
-        };
-        let broken = shown.filter(|(id, _)| is_broken(id)).count();
+        let is_finished = |id: &CheckpointId| self.catalog.checkpoint(*id).kind != Kind::Partial;
+        let is_whole = |id| self.catalog.checkpoint(id).state == State::Whole;
+        let (mut hidden, mut incomplete) = (0, 0);
+        for (id, _) in shown.filter(|(id, _)| is_finished(id)) {
+            let is_shown = self.images.shown(&self.catalog, *id).is_ok();
+            hidden += usize::from(!is_shown);
+            incomplete += usize::from(is_shown && !is_whole(*id));
+        }
         let unreadable = self.catalog.skipped().iter().filter(|skipped| skipped.is_fault).count();
         let mut parts = Vec::new();
         if self.plan.disks.is_empty() {
             parts.push("no VM-disk backup was found".to_owned());
         }
-        if broken > 0 {
-            parts.push(format!("restore points that cannot be shown: {broken}"));
+        if hidden > 0 {
+            parts.push(format!("restore points that cannot be shown: {hidden}"));
+        }
+        if incomplete > 0 {
+            let reads = match self.images.missing() {
+                Missing::Zero => "reads as zeros",
+                Missing::Hide | Missing::Eio => "cannot be read",
+            };
+            parts.push(format!(
+                "restore points of which something is lost, which {reads}: {incomplete}"
+            ));
         }
         if unreadable > 0 {
             parts.push(format!("files or folders that cannot be read: {unreadable}"));
@@ -247,14 +269,11 @@ impl Tree {
     }
 
     fn info_text(&self, id: CheckpointId) -> Vec<u8> {
-        let image = self.images.get(id.0).and_then(|image| image.as_ref().ok());
-        info::info_json(&self.catalog, &self.plan, id, image.map(|image| image.allocated()))
+        info::info_json(&self.catalog, &self.plan, id, &self.images)
     }
 
     fn error_text(&self, id: CheckpointId) -> Vec<u8> {
-        let reason = self.images.get(id.0).and_then(|image| image.as_ref().err());
-        let reason = reason.map_or("unknown", String::as_str);
-        info::error_txt(&self.catalog, &self.plan, id, reason)
+        info::error_txt(&self.catalog, &self.plan, id, &self.images)
     }
 }
 

@@ -53,8 +53,17 @@ impl Qcow2Image {
             }
             (Some(_), data_file) => data_file,
         };
-        let id = ClusterKey::new_file();
-        Ok(Arc::new(Self { id, file, header, data_file, cache }))
+        Ok(Arc::new(Self { id: ClusterKey::new_file(), file, header, data_file, cache }))
+    }
+
+    /// An image of which only the tables are to be read: encrypted, or without the data file that
+    /// it needs. Its clusters must be taken for lost ([`crate::layer::lost::TablesOnly`]).
+    pub fn tables_only(
+        file: Arc<dyn Source>,
+        header: Header,
+        cache: Arc<ClusterCache>,
+    ) -> Arc<Self> {
+        Arc::new(Self { id: ClusterKey::new_file(), file, header, data_file: None, cache })
     }
 
     /// What the header says.
@@ -76,7 +85,7 @@ impl Qcow2Image {
         Decoder {
             geometry: self.header.geometry(),
             has_zero_flag: self.header.version >= 3,
-            has_data_file: self.data_file.is_some(),
+            has_data_file: self.header.data_file.is_some(),
             image_end: self.file.len(),
         }
     }

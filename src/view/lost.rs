@@ -1,0 +1,83 @@
+//! What of a checkpoint is lost.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::DiskImage;
+use super::tally::Tally;
+use crate::extent::Fault;
+use crate::map::{NodeId, Resolved};
+
+/// What is lost of a disk: with a file of the chain, or in a damaged one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// Bytes.
+    pub bytes: u64,
+    /// The first of them, ascending: at most [`Lost::MOST_RANGES`].
+    pub ranges: Vec<LostRange>,
+    /// How many more ranges there are.
+    pub more: u64,
+}
+
+/// A range of the disk that is lost, and whose loss it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LostRange {
+    /// Bytes of the disk.
+    pub range: Range<u64>,
+    /// Layers above the one that would hold it: 0 is the checkpoint's own.
+    pub depth: u32,
+    /// Why.
+    pub fault: Fault,
+}
+
+impl Lost {
+    /// More ranges are counted, and not listed: a list that nobody reads should not fill the memory.
+    pub const MOST_RANGES: usize = 10_000;
+
+    fn push(&mut self, found: LostRange) {
+        self.bytes += found.range.end - found.range.start;
+        if let Some(last) = self.ranges.last_mut()
+            && last.range.end == found.range.start
+            && (last.depth, last.fault) == (found.depth, found.fault)
+        {
+            last.range.end = found.range.end;
+        } else if self.ranges.len() < Self::MOST_RANGES {
+            self.ranges.push(found);
+        } else {
+            self.more += 1;
+        }
+    }
+}
+
+impl DiskImage {
+    /// What is lost: looks at the maps of the whole disk, once. `None` if that cannot be said, for
+    /// a table could not be read just now, or the disk is so large that nobody would wait.
+    pub fn lost(&self) -> Option<Arc<Lost>> {
+        if let Some(lost) = self.lost.get() {
+            return Some(Arc::clone(lost));
+        }
+        let found = Arc::new(self.find_lost()?);
+        Some(Arc::clone(self.lost.get_or_init(|| found)))
+    }
+
+    fn find_lost(&self) -> Option<Lost> {
+        let regions = self.size.div_ceil(self.map.region_size());
+        if regions > Tally::MOST {
+            return None;
+        }
+        let depths: HashMap<NodeId, u32> = self.map.line(self.node).zip(0..).collect();
+        let mut lost = Lost::default();
+        for region in 0..regions {
+            for piece in self.pieces(self.region(region)) {
+                let Resolved::Bad { layer, fault } = piece.resolved else { continue };
+                if fault == Fault::Unreadable {
+                    return None;
+                }
+                let depth = depths.get(&layer).copied().unwrap_or(0);
+                lost.push(LostRange { range: piece.range, depth, fault });
+            }
+        }
+        Some(lost)
+    }
+}
