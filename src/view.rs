@@ -156,7 +156,8 @@ impl DiskImage {
                     at = part.end;
                     look = look.saturating_mul(2);
                     let pieces = self.pieces(part);
-                    if let Some(found) = pieces.iter().find(|piece| self.is_data(piece) == for_data) {
+                    if let Some(found) = pieces.iter().find(|piece| self.is_data(piece) == for_data)
+                    {
                         return Some(found.range.start);
                     }
                     if for_data && at == end {

@@ -198,7 +198,7 @@ fn a_changed_byte_of_a_plain_full_backup_is_read_right_outside_of_payloads() {
 }
 
 #[test]
-fn a_stream_cut_before_its_end_is_refused_and_one_cut_after_it_is_read_right() {
+fn a_stream_cut_before_its_end_is_read_up_to_there_and_one_cut_after_it_whole() {
     for (writer, packed) in [
         (full(None), false),
         (increment(None), false),
@@ -208,9 +208,7 @@ fn a_stream_cut_before_its_end_is_refused_and_one_cut_after_it_is_read_right() {
         let (stream, trailer) = writer.parts();
         let right = whole([&stream[..], &trailer].concat()).unwrap();
         for cut in (0..stream.len()).step_by(97).chain(stream.len() - 50..stream.len()) {
-            let (offset, what) = refused(stream[..cut].to_vec());
-            let told = what.contains("truncated?") || what.contains("is cut");
-            assert!(told && offset <= cut as u64, "cut to {cut}: {what} at {offset}");
+            must_be_right_up_to_the_cut(&stream[..cut], &right);
         }
         for cut in 0..trailer.len() {
             let bytes = [&stream[..], &trailer[..cut]].concat();
@@ -219,6 +217,26 @@ fn a_stream_cut_before_its_end_is_refused_and_one_cut_after_it_is_read_right() {
         }
         assert_eq!(trailer.is_empty(), !packed);
     }
+}
+
+fn must_be_right_up_to_the_cut(stream: &[u8], right: &[u8]) {
+    let cut = stream.len();
+    let told = |what: &str| what.contains("truncated?") || what.contains("is cut");
+    let Ok(layer) = layer(stream.to_vec()) else {
+        let (offset, what) = refused(stream.to_vec());
+        assert!(told(&what) && offset <= cut as u64, "cut to {cut}: {what} at {offset}");
+        return;
+    };
+    let index = layer.index().unwrap();
+    assert!(told(&index.flaws().last().unwrap().to_string()), "cut to {cut}: {:?}", index.flaws());
+    let from = index.lost_from().unwrap();
+    for Extent { range, word } in words(&layer) {
+        let is_lost = word == Word::Bad(Fault::Frames);
+        assert_eq!(is_lost, range.start >= from, "cut to {cut}: {range:?} of {from} bytes");
+        assert!(is_lost || range.end <= from, "cut to {cut}: {range:?} of {from} bytes");
+    }
+    let known = from as usize;
+    assert!(read(&layer, 1 << 20).unwrap()[..known] == right[..known], "cut to {cut}");
 }
 
 #[test]

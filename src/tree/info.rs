@@ -115,12 +115,7 @@ impl Info {
 }
 
 /// The text of `info.json`.
-pub fn info_json(
-    catalog: &Catalog,
-    plan: &Plan,
-    id: CheckpointId,
-    images: &Images,
-) -> Vec<u8> {
+pub fn info_json(catalog: &Catalog, plan: &Plan, id: CheckpointId, images: &Images) -> Vec<u8> {
     let mut info = Info::new(catalog, plan, id);
     for below in catalog.ancestors(id) {
         info.evidence.extend(link_info(catalog, below));

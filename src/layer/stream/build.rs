@@ -26,7 +26,15 @@ enum Payloads {
     Walked,
 }
 
-pub(super) fn build(file: &dyn Source, meta: &StreamMeta) -> Result<Index, Failure> {
+/// What a walk over the frames came to.
+pub(super) struct Walked {
+    /// All ranges; with a `defect`, those before it.
+    pub(super) index: Index,
+    /// What stopped the walk.
+    pub(super) defect: Option<Defect>,
+}
+
+pub(super) fn build(file: &dyn Source, meta: &StreamMeta) -> Result<Walked, Failure> {
     if meta.compression.is_none() {
         return walk(file, meta, Payloads::Plain, None);
     }
@@ -35,32 +43,43 @@ pub(super) fn build(file: &dyn Source, meta: &StreamMeta) -> Result<Index, Failu
         Err(Failure::Defect(flaw)) => return walk(file, meta, Payloads::Walked, Some(flaw)),
         Err(unreadable) => return Err(unreadable),
     };
-    match walk(file, meta, Payloads::Listed(trailer), None) {
-        Err(Failure::Defect(defect)) => {
-            match walk(file, meta, Payloads::Walked, Some(defect.clone())) {
-                // Of two defects, that of the usual way is the better reason.
-                Err(Failure::Defect(_)) => Err(defect.into()),
-                other => other,
-            }
-        }
+    let defect = match walk(file, meta, Payloads::Listed(trailer), None) {
+        Ok(Walked { defect: Some(defect), .. }) | Err(Failure::Defect(defect)) => defect,
+        other => return other,
+    };
+    // Of two defects, that of the usual way is the better reason.
+    match walk(file, meta, Payloads::Walked, Some(defect.clone())) {
+        Ok(Walked { index, defect: Some(_) }) => Ok(Walked { index, defect: Some(defect) }),
+        Err(Failure::Defect(_)) => Err(defect.into()),
         other => other,
     }
 }
 
 /// `flaw`: what is wrong with the trailer.
+///
+/// A defect on the way costs what lies behind it. Frames that are all there and do not add up are
+/// an error, for nobody knows which of them is wrong.
 fn walk(
     file: &dyn Source,
     meta: &StreamMeta,
     payloads: Payloads,
     flaw: Option<Defect>,
-) -> Result<Index, Failure> {
+) -> Result<Walked, Failure> {
     let window = Window::new(file);
     let mut walk = Walk { window, meta, payloads, builder: IndexBuilder::default() };
-    let end = walk.frames()?;
-    let mut flaws = walk.check_end(end)?;
+    let mut flaws = Vec::new();
+    let defect = match walk.frames() {
+        Ok(end) => {
+            flaws.extend(walk.check_end(end)?);
+            None
+        }
+        Err(Failure::Defect(defect)) => Some(defect),
+        Err(unreadable) => return Err(unreadable),
+    };
     // A stream without data needs no sizes.
     flaws.extend(flaw.filter(|_| walk.builder.data() > 0));
-    Ok(walk.builder.finish(flaws))
+    let index = walk.builder.finish(flaws, defect.is_some());
+    Ok(Walked { index, defect })
 }
 
 struct Walk<'a> {
@@ -86,8 +105,10 @@ impl Walk<'_> {
                 }
                 FrameKind::Data => {
                     let range = self.range(header, at)?;
-                    let end = self.payload(range, payload)?;
-                    self.check_crlf(payload, end)?
+                    let before = self.builder.mark();
+                    let end = self.payload(range, payload);
+                    let end = end.and_then(|end| self.check_crlf(payload, end));
+                    end.inspect_err(|_| self.builder.take_back(before))?
                 }
                 FrameKind::Stop => return Ok(payload),
                 FrameKind::Meta | FrameKind::Comp => {

@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 
-use super::build;
+use super::build::{self, Walked};
 use super::failure::Failure;
+use super::has_end;
 use super::meta::StreamMeta;
 use crate::error::{Defect, Result};
-use crate::extent::{HostOffset, Slot, Word, Words};
+use crate::extent::{Fault, HostOffset, Slot, Word, Words};
 use crate::source::Source;
 
 /// The most unpacked bytes of a chunk: twice what the tool makes of them.
@@ -18,6 +19,8 @@ pub(super) const LARGEST_CHUNK: u64 = 64 << 20;
 pub struct Index {
     entries: Vec<Entry>,
     flaws: Vec<Defect>,
+    /// From this byte of the disk on nothing is known, for the stream is cut.
+    lost_from: Option<u64>,
 }
 
 /// A packed piece of a payload: one lz4 frame.
@@ -110,7 +113,29 @@ impl Index {
     }
 
     pub(super) fn try_build(file: &dyn Source, meta: &StreamMeta) -> Result<Self, Failure> {
-        build::build(file, meta)
+        match build::build(file, meta)? {
+            Walked { defect: Some(defect), .. } => Err(defect.into()),
+            Walked { index, .. } => Ok(index),
+        }
+    }
+
+    /// [`Self::build`], or of a stream that is cut all that stands before the cut. What was found
+    /// there is the last of [`Self::flaws`].
+    ///
+    /// A stream that has its end and contradicts itself on the way there is none that was cut: it
+    /// may be any frame that is wrong, also one that looks right.
+    pub(super) fn salvage(file: &dyn Source, meta: &StreamMeta) -> Result<Self, Failure> {
+        let Walked { mut index, defect } = build::build(file, meta)?;
+        match defect {
+            Some(defect) if has_end(file)? => return Err(defect.into()),
+            cut => index.flaws.extend(cut),
+        }
+        Ok(index)
+    }
+
+    /// The byte of the disk from which on nothing is known, for the stream is cut.
+    pub fn lost_from(&self) -> Option<u64> {
+        self.lost_from
     }
 
     /// What is wrong with the stream although all of it can be read.
@@ -149,6 +174,11 @@ impl Index {
 
     /// Speaks for the bytes up to `end`; `gap` is what is said of those that no frame covers.
     pub(super) fn say(&self, words: &mut Words, end: u64, gap: Word) {
+        self.say_known(words, end.min(self.lost_from.unwrap_or(end)), gap);
+        words.push_until(end, Word::Bad(Fault::Frames));
+    }
+
+    fn say_known(&self, words: &mut Words, end: u64, gap: Word) {
         let first = self.entries.partition_point(|entry| entry.end() <= words.next());
         for (token, entry) in self.entries.iter().enumerate().skip(first) {
             if entry.guest >= end {
@@ -216,11 +246,30 @@ impl IndexBuilder {
         (self.left_out > 0).then_some((self.left_out, self.first_left_out))
     }
 
-    pub(super) fn finish(self, flaws: Vec<Defect>) -> Index {
+    /// What there is before the next data frame.
+    pub(super) fn mark(&self) -> Mark {
+        Mark { entries: self.entries.len(), end: self.end }
+    }
+
+    /// Forgets the data frame that came after `mark`.
+    pub(super) fn take_back(&mut self, mark: Mark) {
+        self.entries.truncate(mark.entries);
+        self.end = mark.end;
+    }
+
+    /// `is_cut`: the frames that follow are not known.
+    pub(super) fn finish(self, flaws: Vec<Defect>, is_cut: bool) -> Index {
         let mut entries = self.entries;
         entries.shrink_to_fit();
-        Index { entries, flaws }
+        Index { entries, flaws, lost_from: is_cut.then_some(self.end) }
     }
+}
+
+/// A place to go back to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Mark {
+    entries: usize,
+    end: u64,
 }
 
 /// The most bytes that an lz4 frame of `len` unpacked bytes takes: every block stored as it is, in
@@ -270,7 +319,7 @@ mod tests {
         for (range, place) in ranges {
             builder.push(range.clone(), *place);
         }
-        builder.finish(Vec::new())
+        builder.finish(Vec::new(), false)
     }
 
     fn words(index: &Index, range: Range<u64>, gap: Word) -> Vec<Extent> {

@@ -48,7 +48,8 @@ impl StreamLayer {
     ///
     /// # Errors
     ///
-    /// Those of [`Index::build`]: then there is nothing that this layer could say of its disk.
+    /// The file cannot be read just now, or its frames are all there and contradict each other:
+    /// then there is nothing that this layer could say of its disk.
     pub fn index(&self) -> Result<&Index> {
         let index = match self.index.get() {
             Some(index) => index,
@@ -67,14 +68,19 @@ impl StreamLayer {
         if let Some(index) = self.index.get() {
             return Ok(index);
         }
-        let index = match Index::try_build(self.file.as_ref(), &self.meta) {
+        let index = match Index::salvage(self.file.as_ref(), &self.meta) {
             Ok(index) => Ok(index),
             Err(Failure::Defect(defect)) => Err(defect),
             Err(Failure::Unreadable(error)) => return Err(error),
         };
         let name = self.file.path().display();
         match &index {
-            Ok(index) => index.flaws().iter().for_each(|flaw| log::warn!("{name}: {flaw}")),
+            Ok(index) => {
+                index.flaws().iter().for_each(|flaw| log::warn!("{name}: {flaw}"));
+                if let Some(from) = index.lost_from() {
+                    log::error!("{name}: what it holds of the disk from byte {from} on is lost");
+                }
+            }
             Err(defect) => log::error!("{name}: {defect}: nothing of the stream can be used"),
         }
         Ok(self.index.get_or_init(|| index))

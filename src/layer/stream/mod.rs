@@ -11,7 +11,10 @@
 //! The frames say where they lie, one after the other, and nothing else does: a header that
 //! contradicts the others makes all that follows doubtful. So an index is whole, or there is none
 //! and with it no layer: frames that overlap or are out of order, that reach past the disk or the
-//! file, a stream without its `stop`, data that are more or less than the metadata say.
+//! file, data that are more or less than the metadata say.
+//!
+//! A stream that was cut is another thing: the file does not end as one does, and the frames up to
+//! there are as good as they ever were. They are read, and what would follow is lost.
 //!
 //! A defect *within* a payload is that payload's alone. And two defects leave the disk whole: a
 //! damaged trailer (the sizes it holds can be found again by walking the lz4 frames) and bytes
