@@ -1,0 +1,304 @@
+#!/usr/bin/python3
+"""peers.py QCOWFS OUT: measures in the current folder, which is to be deleted afterwards.
+
+Run by peers.sh, which installs what is compared.
+"""
+import csv
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+
+import chain_data
+import plot
+from subjects import Nbd, Ours, QcowMount, RawFile, StorageDaemon, Failed
+
+RUNS = int(os.environ.get("QCOWFS_BENCH_RUNS", "5"))
+MIB = int(os.environ.get("QCOWFS_BENCH_MIB", "2048"))
+ONLY = os.environ.get("QCOWFS_BENCH_ONLY", "").split()
+DEPTHS = [0, 1, 8, 32, 128, 365]
+CLUSTERS = 64
+SIZE = MIB << 20
+SECONDS = 2
+
+Ours.program = sys.argv[1]
+OUT = sys.argv[2]
+values = []
+
+
+def record(group, work, subject, unit, value):
+    values.append((group, work, subject, unit, value))
+    print(f"{group:28} {work:34} {subject:22} {value:12.1f} {unit}", file=sys.stderr, flush=True)
+
+
+def forget(path):
+    """Drops what the kernel has of a file."""
+    file = os.open(path, os.O_RDONLY)
+    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(file)
+
+
+def warm(path):
+    with open(path, "rb", buffering=0) as file:
+        while file.read(1 << 22):
+            pass
+
+
+def read_all(path, size, *flags):
+    """MB/s of reading a file in order."""
+    start = time.monotonic()
+    subprocess.run(["dd", f"if={path}", "of=/dev/null", "bs=1M", "status=none", *flags], check=True,
+                   timeout=600)
+    return size / (time.monotonic() - start) / 1e6
+
+
+def read_at_random(path, size, depth, jobs):
+    """Reads of 4 KiB per second, past the kernel's cache."""
+    out = subprocess.run(
+        ["fio", "--name=r", f"--filename={path}", "--rw=randread", "--bs=4k", "--direct=1",
+         "--ioengine=libaio", f"--iodepth={depth}", f"--numjobs={jobs}", "--group_reporting",
+         "--readonly", "--time_based", f"--runtime={SECONDS}", f"--size={size}",
+         "--output-format=terse", "--terse-version=3"],
+        check=True, timeout=120, capture_output=True, text=True).stdout
+    return float(out.strip().splitlines()[-1].split(";")[7])
+
+
+def in_turns(subjects, run):
+    """What comes first changes: what ran before must not always favour the same one."""
+    return subjects[run % len(subjects):] + subjects[:run % len(subjects)]
+
+
+def chains():
+    chain_data.chain("chain", MIB, max(DEPTHS), CLUSTERS)
+    for number in range(max(DEPTHS) + 1):
+        warm(f"chain/disk.{number}.qcow2")
+    warm("chain.raw")
+    check_chain()
+    for depth in DEPTHS:
+        image = os.path.abspath(f"chain/disk.{depth}.qcow2")
+        subjects = [Ours, StorageDaemon, Nbd] + ([QcowMount, RawFile] if depth == 0 else [])
+        group = f"depth {depth}"
+        for run in range(RUNS):
+            for make in in_turns(subjects, run):
+                source = os.path.abspath("chain.raw") if make is RawFile else image
+                measure_reads(group, make(), source)
+        for run in range(RUNS):
+            for make in in_turns([Ours, StorageDaemon, Nbd], run):
+                measure_first_byte(group, make(), image)
+
+
+def check_chain():
+    """Everybody shows the newest disk as it was made."""
+    image = os.path.abspath(f"chain/disk.{max(DEPTHS)}.qcow2")
+    for make in [Ours, StorageDaemon, Nbd]:
+        with make() as subject:
+            path = subject.start(image, SIZE)
+            subprocess.run(["cmp", path, "chain.raw"], check=True, timeout=600)
+
+
+def measure_reads(group, subject, image):
+    with subject:
+        path = subject.start(image, SIZE)
+        name = subject.name
+        record(group, "sequential 1 MiB O_DIRECT", name, "MB/s", read_all(path, SIZE, "iflag=direct"))
+        if not isinstance(subject, RawFile):
+            forget(path)
+        record(group, "buffered, first read", name, "MB/s", read_all(path, SIZE))
+        record(group, "buffered, second read", name, "MB/s", read_all(path, SIZE))
+        if not isinstance(subject, RawFile):
+            forget(path)
+            for depth, jobs in [(1, 1), (16, 1), (16, 4)]:
+                work = f"random 4 KiB, depth {depth}, jobs {jobs}"
+                record(group, work, name, "IOPS", read_at_random(path, SIZE, depth, jobs))
+            record(group, "memory, peak", name, "MiB", subject.memory())
+
+
+def measure_first_byte(group, subject, image):
+    with subject:
+        start = time.monotonic()
+        path = subject.start(image, SIZE)
+        with open(path, "rb", buffering=0) as file:
+            file.read(4096)
+        record(group, "mount until the first byte", subject.name, "ms",
+               (time.monotonic() - start) * 1000)
+
+
+def packed():
+    chain_data.files("files.raw", MIB)
+    for how in ["zlib", "zstd"]:
+        os.mkdir(how)
+        image = os.path.abspath(f"{how}/disk.qcow2")
+        chain_data.run("qemu-img", "convert", "-c", "-O", "qcow2", "-o", f"compression_type={how}",
+                       "files.raw", image)
+        warm(image)
+        for run in range(RUNS):
+            for make in in_turns([Ours, StorageDaemon, Nbd], run):
+                with make() as subject:
+                    path = subject.start(image, SIZE)
+                    for work, flags in [("sequential 1 MiB O_DIRECT", ["iflag=direct"]),
+                                        ("buffered, first read", [])]:
+                        forget(path)
+                        speed = read_all(path, SIZE, *flags)
+                        record(how, work, subject.name, "MB/s", speed)
+
+
+def raw():
+    os.mkdir("raw")
+    image = os.path.abspath("raw/disk.raw")
+    with open(image, "wb") as file:
+        for _ in range(MIB):
+            file.write(os.urandom(1 << 20))
+    warm(image)
+    for run in range(RUNS):
+        for make in in_turns([Ours, StorageDaemon, RawFile], run):
+            with make() as subject:
+                path = subject.start(image, SIZE)
+                for work in ["buffered, first read", "buffered, second read"]:
+                    record("raw full", work, subject.name, "MB/s", read_all(path, SIZE))
+
+
+def sparse():
+    """1 TiB of which 1 GiB is there, in pieces of 1 MiB."""
+    os.mkdir("sparse")
+    image = os.path.abspath("sparse/disk.qcow2")
+    size = 1 << 40
+    chain_data.run("qemu-img", "create", "-f", "qcow2", image, str(size))
+    places = random.Random(2).sample(range(size >> 20), 1024)
+    for part in range(0, len(places), 64):
+        writes = [word for place in places[part:part + 64]
+                  for word in ("-c", f"write -q -P 7 {place << 20} 1M")]
+        chain_data.run("qemu-io", "-f", "qcow2", *writes, image)
+    warm(image)
+    for run in range(RUNS):
+        for make in in_turns([Ours, StorageDaemon, Nbd], run):
+            with make() as subject:
+                path = subject.start(image, size)
+                start = time.monotonic()
+                found = walk(path, size)
+                seconds = time.monotonic() - start
+                if found != 1 << 30:
+                    print(f"{subject.name} finds {found} bytes of data", file=sys.stderr)
+                record("sparse 1 TiB", "SEEK_HOLE walk", subject.name, "ms", seconds * 1000)
+                # Without holes to seek it would read a TiB.
+                if found > 1 << 32:
+                    continue
+                start = time.monotonic()
+                subprocess.run(["cp", "--sparse=always", path, "copy"], check=True, timeout=900)
+                record("sparse 1 TiB", "cp --sparse=always", subject.name, "s",
+                       time.monotonic() - start)
+                os.unlink("copy")
+
+
+def walk(path, size):
+    data, at = 0, 0
+    file = os.open(path, os.O_RDONLY)
+    try:
+        while at < size:
+            try:
+                start = os.lseek(file, at, os.SEEK_DATA)
+            except OSError:
+                break
+            at = os.lseek(file, start, os.SEEK_HOLE)
+            data += at - start
+    finally:
+        os.close(file)
+    return data
+
+
+def files():
+    """The files within an ext4 disk, by a loop mount and tar."""
+    if not os.path.exists("files.raw"):
+        chain_data.files("files.raw", MIB)
+    os.mkdir("ext4")
+    image = os.path.abspath("ext4/disk.qcow2")
+    chain_data.run("qemu-img", "convert", "-O", "qcow2", "files.raw", image)
+    warm(image)
+    for run in range(RUNS):
+        for make in in_turns([Ours, StorageDaemon, Nbd], run):
+            with make() as subject:
+                path = subject.start(image, SIZE)
+                os.mkdir("loop")
+                chain_data.run("mount", "-o", "ro,noload,loop", path, "loop")
+                try:
+                    start = time.monotonic()
+                    subprocess.run("tar -c -C loop . | cat >/dev/null", shell=True, check=True,
+                                   timeout=600)
+                    record("ext4 in a loop", "tar of all files", subject.name, "s",
+                           time.monotonic() - start)
+                finally:
+                    chain_data.run("umount", "loop")
+                    os.rmdir("loop")
+
+
+def scale():
+    """100 disks of 100 checkpoints, as qmpbackup names them."""
+    empty = "scale.qcow2"
+    chain_data.run("qemu-img", "create", "-f", "qcow2", empty, "1G")
+    for disk in range(100):
+        os.makedirs(f"scale/disk{disk}")
+        for number in range(100):
+            level = "INC" if number else "FULL"
+            name = f"{level}-{1700000000 + number * 3600}-disk{disk}.qcow2"
+            shutil.copyfile(empty, f"scale/disk{disk}/{name}")
+    paths = [os.path.join(folder, name) for folder, _, names in os.walk("scale") for name in names]
+    for run in range(RUNS):
+        start = time.monotonic()
+        for path in paths:
+            with open(path, "rb", buffering=0) as file:
+                file.read(4096)
+        record("10,000 files", "until ls answers", "open and read each", "ms",
+               (time.monotonic() - start) * 1000)
+        with Ours() as ours:
+            start = time.monotonic()
+            folder = ours.mount(os.path.abspath("scale"))
+            subprocess.run(["ls", folder], check=True, stdout=subprocess.DEVNULL)
+            record("10,000 files", "until ls answers", ours.name, "ms",
+                   (time.monotonic() - start) * 1000)
+            start = time.monotonic()
+            subprocess.run(["ls", "-lR", folder], check=True, stdout=subprocess.DEVNULL)
+            record("10,000 files", "ls -lR", ours.name, "ms", (time.monotonic() - start) * 1000)
+            record("10,000 files", "memory, peak", ours.name, "MiB", ours.memory())
+
+
+def memory():
+    if os.path.exists("chain"):
+        numbers = random.Random(3)
+        with Ours() as ours:
+            folder = ours.mount(os.path.abspath("chain"))
+            for number in range(max(DEPTHS) + 1):
+                with open(ours.find(folder, f"disk.{number}.qcow2"), "rb", buffering=0) as file:
+                    for _ in range(100):
+                        os.pread(file.fileno(), 4096, numbers.randrange(SIZE // 4096) * 4096)
+            record("365 checkpoints x 100 reads", "memory, peak", ours.name, "MiB", ours.memory())
+    os.mkdir("fragmented")
+    size, clusters = 1 << 40, (1 << 40) // chain_data.CLUSTER
+    # The mapping is a permutation in which no two neighbours are neighbours.
+    chain_data.fragmented("fragmented/disk.qcow2", size, 1 << 13,
+                          lambda guest: guest * 7919 % clusters)
+    with Ours() as ours:
+        path = ours.start(os.path.abspath("fragmented/disk.qcow2"), size)
+        file = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
+        start = time.monotonic()
+        for at in range(0, size, 1 << 20):
+            os.pread(file, 4096, at)
+        os.close(file)
+        record("fragmented 1 TiB", "4 KiB of each MiB", ours.name, "s", time.monotonic() - start)
+        record("fragmented 1 TiB", "memory, peak", ours.name, "MiB", ours.memory())
+
+
+GROUPS = {"chain": chains, "packed": packed, "raw": raw, "sparse": sparse, "files": files,
+          "scale": scale, "memory": memory}
+try:
+    for name, group in GROUPS.items():
+        if not ONLY or any(word in name for word in ONLY):
+            group()
+except (Failed, subprocess.SubprocessError) as error:
+    sys.exit(f"peers.py: {error}")
+finally:
+    with open(os.path.join(OUT, "peers.csv"), "w", newline="") as file:
+        csv.writer(file).writerows(values)
+    plot.table(values)
+    plot.svg(values, os.path.join(OUT, "peers.svg"))
