@@ -4,6 +4,7 @@
 //! found. Whoever reads it later gets the bytes of that very file as it was, or an error: a file
 //! that was replaced, cut or rewritten since is never mixed in.
 
+mod acl;
 mod local;
 mod memory;
 mod root;
