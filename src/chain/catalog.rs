@@ -13,7 +13,7 @@ use super::order::{natural, parents_first};
 use super::place::{DiskKey, Kind, Parent, Place, TimeBasis};
 use crate::error::Result;
 use crate::layer::qcow2::{Encryption, Snapshot};
-use crate::source::SourceRoot;
+use crate::source::Roots;
 
 /// Longer chains are refused. Nothing in the code grows with the square of it; it only keeps a
 /// hostile source from making the tables of a single chain its weapon.
@@ -91,8 +91,8 @@ pub enum State {
 
 impl Catalog {
     /// Looks at the source and decides about everything in it.
-    pub fn read(root: Arc<SourceRoot>) -> Result<Self> {
-        let mut inventory = Inventory::take(root)?;
+    pub fn read(roots: Arc<Roots>) -> Result<Self> {
+        let mut inventory = Inventory::take(roots)?;
         let links = link::link(&mut inventory);
         let mut builder = Builder { inventory: &inventory, links: &links, made: BTreeMap::new() };
         let checkpoints = builder.checkpoints();
@@ -141,6 +141,21 @@ impl Catalog {
             .map(|(id, _)| id)
             // The builder breaks loops; this only makes it plain that there is an end.
             .take(LONGEST_CHAIN)
+    }
+
+    /// What the shown checkpoints stand on outside of the source, by whatever way.
+    pub fn needed_outside(&self) -> BTreeSet<CheckpointId> {
+        let shown = self.disks.iter().flat_map(|disk| disk.checkpoints.iter().copied());
+        let mut needed = BTreeSet::new();
+        for id in shown {
+            let outside = self.ancestors(id).take_while(|id| self.file_of(*id).is_outside());
+            for id in outside {
+                if !needed.insert(id) {
+                    break;
+                }
+            }
+        }
+        needed
     }
 
     /// How many checkpoints there are, shown or not.
@@ -416,7 +431,8 @@ fn snapshot_label(number: usize, snapshot: &Snapshot) -> OsString {
 fn disks(inventory: &Inventory, links: &Links, checkpoints: &[Checkpoint]) -> Vec<Disk> {
     let mut disks: BTreeMap<DiskKey, Vec<usize>> = BTreeMap::new();
     for (n, checkpoint) in checkpoints.iter().enumerate() {
-        if let Some(place) = links.places.get(&checkpoint.file) {
+        let is_shown = !inventory.file(checkpoint.file).is_outside();
+        if let Some(place) = links.places.get(&checkpoint.file).filter(|_| is_shown) {
             disks.entry(place.disk.clone()).or_default().push(n);
         }
     }

@@ -41,6 +41,26 @@ pub struct FileStat {
     pub gid: u32,
 }
 
+/// File systems whose regular files are none (`linux/magic.h`): to read some of them, or only to
+/// open them, does things.
+const KERNEL_MADE: [i128; 15] = [
+    0x9fa0,      // proc
+    0x6265_6572, // sysfs
+    0x6462_6720, // debugfs
+    0x7472_6163, // tracefs
+    0x6270_6673, // bpf, older
+    0xcafe_4a11, // bpf
+    0x0027_e0eb, // cgroup
+    0x6367_7270, // cgroup2
+    0x6265_6570, // configfs
+    0x7363_6673, // securityfs
+    0xf97c_ff8c, // selinuxfs
+    0x4249_4e4d, // binfmt_misc
+    0xde5e_81e4, // efivarfs
+    0x6165_676c, // pstore
+    0x6e73_6673, // nsfs
+];
+
 /// What is known of a file that `stat` fails for.
 const UNKNOWN: FileStat = FileStat {
     id: (0, 0),
@@ -148,6 +168,23 @@ impl SourceRoot {
         Ok(stat)
     }
 
+    /// Refuses what is no regular file of a disk, and does so without opening it: that alone makes
+    /// some devices act.
+    pub(super) fn check_regular(&self, file: &Path) -> Result<()> {
+        let fail = |e: rustix::io::Errno| Error::io(file, e);
+        let fd = self.openat2(file, OFlags::PATH | OFlags::CLOEXEC).map_err(fail)?;
+        let stat = rustix::fs::fstat(&fd).map_err(fail)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(Error::io(file, not_regular()));
+        }
+        let kind = i128::from(rustix::fs::fstatfs(&fd).map_err(fail)?.f_type) & 0xffff_ffff;
+        if KERNEL_MADE.contains(&kind) {
+            let reason = "the kernel makes its content up: it is no file of a disk";
+            return Err(Error::io(file, io::Error::new(io::ErrorKind::InvalidInput, reason)));
+        }
+        Ok(())
+    }
+
     /// Opens a regular file for reading, and nothing else: no link, no pipe, no device.
     pub fn open_file(&self, file: &Path) -> Result<(File, FileStat)> {
         let fail = |e: rustix::io::Errno| Error::io(file, e);
@@ -161,8 +198,7 @@ impl SourceRoot {
         .map_err(fail)?;
         let stat = rustix::fs::fstat(&fd).map_err(fail)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            let not_regular = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
-            return Err(Error::io(file, not_regular));
+            return Err(Error::io(file, not_regular()));
         }
         let mut stat = file_stat(&stat);
         stat.mode = sure_bits(stat.mode, |acl| rustix::fs::fgetxattr(&fd, ACL, acl));
@@ -197,6 +233,10 @@ fn look_at(fd: &OwnedFd, name: &CStr) -> rustix::io::Result<(EntryKind, FileStat
         stat.mode = sure_bits(stat.mode, |acl| rustix::fs::lgetxattr(this, ACL, acl));
     }
     Ok((kind, stat))
+}
+
+fn not_regular() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")
 }
 
 fn owned(name: &CStr) -> OsString {

@@ -26,7 +26,7 @@ use plan::Plan;
 use crate::chain::catalog::{Catalog, CheckpointId};
 use crate::chain::place::Kind;
 use crate::error::{Error, Result};
-use crate::source::SourceRoot;
+use crate::source::Roots;
 use crate::view::DiskImage;
 
 /// What kind of thing a node of the view is.
@@ -126,9 +126,10 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// The view of a source: a folder, or one image whose chain is looked for in its folder.
-    pub fn from_source(source: &Path) -> Result<Self> {
-        let catalog = read_catalog(source)?;
+    /// The view of a source: a folder, or one image whose chain is looked for in its folder; and
+    /// beneath the folders `allowed`, where headers lead there.
+    pub fn from_source(source: &Path, allowed: &[PathBuf]) -> Result<Self> {
+        let catalog = read_catalog(source, allowed)?;
         Ok(build::tree(catalog, &Caches::default(), &mut inode::Inodes::default()))
     }
 
@@ -266,12 +267,13 @@ fn kind_of(body: &Body) -> NodeKind {
     }
 }
 
-/// Reads the catalog of a source: a folder, or one image whose chain is looked for in its folder.
-pub fn read_catalog(source: &Path) -> Result<Catalog> {
+/// Reads the catalog of a source: a folder, or one image whose chain is looked for in its folder; and
+/// beneath the folders `allowed`, where headers lead there.
+pub fn read_catalog(source: &Path, allowed: &[PathBuf]) -> Result<Catalog> {
     let real = source.canonicalize().map_err(|e| Error::io(source, e))?;
     let stat = real.metadata().map_err(|e| Error::io(source, e))?;
     if stat.is_dir() {
-        return Catalog::read(Arc::new(SourceRoot::open(&real)?));
+        return Catalog::read(Arc::new(Roots::open(&real, allowed)?));
     }
     if !stat.is_file() {
         let what = format!("{}: neither a folder nor a regular file", source.display());
@@ -279,7 +281,7 @@ pub fn read_catalog(source: &Path) -> Result<Catalog> {
     }
     let folder = real.parent().unwrap_or(Path::new("/"));
     let name: PathBuf = real.file_name().unwrap_or_default().into();
-    let mut catalog = Catalog::read(Arc::new(SourceRoot::open(folder)?))?;
+    let mut catalog = Catalog::read(Arc::new(Roots::open(folder, allowed)?))?;
     catalog.keep_only(&name);
     if catalog.disks.is_empty() {
         let what = format!(
