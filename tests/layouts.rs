@@ -85,7 +85,7 @@ struct View(Vec<(String, Info)>);
 
 impl View {
     fn of(source: &Path) -> Self {
-        let catalog: Catalog = read_catalog(source).expect("the source is read");
+        let catalog: Catalog = read_catalog(source, &[]).expect("the source is read");
         let plan = Plan::new(&catalog);
         let mut all = Vec::new();
         for disk in &plan.disks {
@@ -707,7 +707,7 @@ fn a_wrong_declaration_is_an_error_that_names_the_file_and_the_line() {
     view.broken("vm/b.qcow2/b.qcow2", "vm/qcowfs.toml: line 2: unknown field `parnet`");
     assert_eq!(view.parent("a.qcow2/a.qcow2"), None);
     source.text("qcowfs.toml", "image = 3\n");
-    let error = read_catalog(source.0.path()).expect_err("is refused").to_string();
+    let error = read_catalog(source.0.path(), &[]).expect_err("is refused").to_string();
     assert!(error.contains("qcowfs.toml: line 1"), "{error}");
 }
 

@@ -23,7 +23,7 @@ use common::qcow2_editor::Editor;
 use common::run::scratch;
 use common::stream_writer::StreamWriter;
 use qcowfs::tree::missing::Missing;
-use qcowfs::tree::{Ino, Opened, Tree};
+use qcowfs::tree::{Ino, Opened, Tree, ViewOptions};
 use qcowfs::view::DiskImage;
 use tempfile::TempDir;
 
@@ -109,7 +109,8 @@ fn picture(image: &DiskImage) -> String {
 /// What a source shows of a restore point, with each answer to what is missing.
 fn shown(source: &Path, name: &str) -> [Option<String>; 3] {
     [Missing::Hide, Missing::Eio, Missing::Zero].map(|missing| {
-        let tree = Tree::with_missing(source, missing).unwrap();
+        let tree =
+            Tree::from_source(source, &ViewOptions { missing, ..Default::default() }).unwrap();
         disk(&tree, name).map(|image| picture(&image))
     })
 }

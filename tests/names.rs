@@ -14,20 +14,16 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::inotify;
-
 use common::content::range;
 use common::prng::Prng;
 use common::qcow2_writer::{CLUSTER, LARGEST, Overlay};
 use common::run::{is_root, scratch};
-use common::watch::within;
+use common::watch::{Watched, within};
 use common::{Mount, Run, View};
 
 /// Names as bytes: each becomes an image.
@@ -154,26 +150,6 @@ fn disks_whose_folders_collide_are_kept_apart() {
     let mount = Mount::of(source.path());
     assert_eq!(seen(&mount), found, "names changed from one mount to the next");
     mount.unmount();
-}
-
-/// Notes whoever opens or reads a file.
-struct Watched(OwnedFd);
-
-impl Watched {
-    fn new(paths: &[PathBuf]) -> Self {
-        let flags = inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC;
-        let watch = inotify::init(flags).expect("inotify");
-        for path in paths {
-            let events = inotify::WatchFlags::OPEN | inotify::WatchFlags::ACCESS;
-            inotify::add_watch(&watch, path, events).unwrap_or_else(|e| panic!("{path:?}: {e}"));
-        }
-        Self(watch)
-    }
-
-    fn was_touched(&self) -> bool {
-        let mut buffer = [MaybeUninit::uninit(); 4096];
-        inotify::Reader::new(&self.0, &mut buffer).next().is_ok()
-    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use qcowfs::extent::{Extent, Fault, GuestOffset, Word, Words};
 use qcowfs::layer::Layer;
 use qcowfs::layer::clusters::ClusterCache;
 use qcowfs::layer::qcow2::{Header, Qcow2Image, Qcow2Layer, read_bitmaps, read_snapshots};
-use qcowfs::source::{LocalFiles, Source, SourceRoot};
+use qcowfs::source::{LocalFiles, Roots, Source};
 
 const MIB: usize = 1 << 20;
 const DISK: &str = "disk.qcow2";
@@ -71,8 +71,8 @@ impl Scratch {
     }
 
     fn file(&self, name: &str) -> Arc<dyn Source> {
-        let root = SourceRoot::open(self.folder.path()).unwrap();
-        Arc::new(LocalFiles::new(Arc::new(root)).open(Path::new(name)).unwrap())
+        let roots = Roots::open(self.folder.path(), &[]).unwrap();
+        Arc::new(LocalFiles::new(roots).open(Path::new(name)).unwrap())
     }
 
     fn image(&self) -> Arc<Qcow2Image> {

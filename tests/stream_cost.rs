@@ -28,7 +28,7 @@ use qcowfs::extent::{Extent, GuestOffset, Slot, Word, Words};
 use qcowfs::layer::Layer;
 use qcowfs::layer::clusters::ClusterCache;
 use qcowfs::layer::stream::{Index, StreamLayer, StreamMeta};
-use qcowfs::source::{Allocation, LocalFiles, MemoryFile, Source, SourceRoot};
+use qcowfs::source::{Allocation, LocalFiles, MemoryFile, Roots, Source};
 
 use common::Run;
 use common::prng::Prng;
@@ -209,8 +209,8 @@ fn resident() -> u64 {
 }
 
 fn local(folder: &Path, name: &str) -> Arc<dyn Source> {
-    let root = SourceRoot::open(folder).unwrap();
-    Arc::new(LocalFiles::new(Arc::new(root)).open(Path::new(name)).unwrap())
+    let roots = Roots::open(folder, &[]).unwrap();
+    Arc::new(LocalFiles::new(roots).open(Path::new(name)).unwrap())
 }
 
 #[test]

@@ -23,7 +23,7 @@ use proptest::prelude::*;
 use qcowfs::layer::clusters::ClusterCache;
 use qcowfs::layer::stream::{Index, StreamLayer, StreamMeta, is_stream};
 use qcowfs::map::{ChainMap, MapCache, Node, NodeId};
-use qcowfs::source::{LocalFiles, MemoryFile, Source, SourceRoot};
+use qcowfs::source::{LocalFiles, MemoryFile, Roots, Source};
 use qcowfs::view::DiskImage;
 use serde_json::{Value, json};
 
@@ -73,8 +73,8 @@ struct Folder {
 impl Folder {
     fn unpack(name: &str) -> Self {
         let case = Case::unpack(name);
-        let root = SourceRoot::open(&case.backups()).unwrap();
-        Self { files: LocalFiles::new(Arc::new(root)), case }
+        let roots = Roots::open(&case.backups(), &[]).unwrap();
+        Self { files: LocalFiles::new(roots), case }
     }
 
     fn file(&self, name: &str) -> Arc<dyn Source> {

@@ -71,7 +71,7 @@ impl Folder {
 }
 
 fn view(source: &Path) -> Vec<(String, Info)> {
-    let catalog = read_catalog(source).expect("the source is read");
+    let catalog = read_catalog(source, &[]).expect("the source is read");
     let plan = Plan::new(&catalog);
     let checkpoints = plan.disks.iter().flat_map(|disk| {
         let path = disk.path.to_string_lossy().into_owned();

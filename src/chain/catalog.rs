@@ -15,7 +15,7 @@ use super::state::{self, Condition};
 pub use super::state::{Left, State};
 use crate::error::Result;
 use crate::layer::qcow2::Snapshot;
-use crate::source::SourceRoot;
+use crate::source::Roots;
 
 /// Longer chains are refused. Nothing in the code grows with the square of it; it only keeps a
 /// hostile source from making the tables of a single chain its weapon.
@@ -88,8 +88,8 @@ pub struct ParentLink {
 
 impl Catalog {
     /// Looks at the source and decides about everything in it.
-    pub fn read(root: Arc<SourceRoot>) -> Result<Self> {
-        let mut inventory = Inventory::take(root)?;
+    pub fn read(roots: Arc<Roots>) -> Result<Self> {
+        let mut inventory = Inventory::take(roots)?;
         let links = link::link(&mut inventory);
         let mut builder = Builder { inventory: &inventory, links: &links, made: BTreeMap::new() };
         let checkpoints = builder.checkpoints();
@@ -138,6 +138,21 @@ impl Catalog {
             .map(|(id, _)| id)
             // The builder breaks loops; this only makes it plain that there is an end.
             .take(LONGEST_CHAIN)
+    }
+
+    /// What the shown checkpoints stand on outside of the source, by whatever way.
+    pub fn needed_outside(&self) -> BTreeSet<CheckpointId> {
+        let shown = self.disks.iter().flat_map(|disk| disk.checkpoints.iter().copied());
+        let mut needed = BTreeSet::new();
+        for id in shown {
+            let outside = self.ancestors(id).take_while(|id| self.file_of(*id).is_outside());
+            for id in outside {
+                if !needed.insert(id) {
+                    break;
+                }
+            }
+        }
+        needed
     }
 
     /// How many checkpoints there are, shown or not.
@@ -359,7 +374,8 @@ fn snapshot_label(number: usize, snapshot: &Snapshot) -> OsString {
 fn disks(inventory: &Inventory, links: &Links, checkpoints: &[Checkpoint]) -> Vec<Disk> {
     let mut disks: BTreeMap<DiskKey, Vec<usize>> = BTreeMap::new();
     for (n, checkpoint) in checkpoints.iter().enumerate() {
-        if let Some(place) = links.places.get(&checkpoint.file) {
+        let is_shown = !inventory.file(checkpoint.file).is_outside();
+        if let Some(place) = links.places.get(&checkpoint.file).filter(|_| is_shown) {
             disks.entry(place.disk.clone()).or_default().push(n);
         }
     }

@@ -1,4 +1,5 @@
-//! Where the file is that a qcow2 header names: in the source, or not at all.
+//! Where the file is that a qcow2 header names: in the source, beneath a folder that is allowed beside
+//! it, or not at all.
 //!
 //! An absolute path of another machine is found again by name: beside the image that names it, or where the
 //! source has the same last folders and name. A file that shares nothing but its name and lies
@@ -11,8 +12,9 @@ use std::path::{Component, Path, PathBuf};
 
 use super::evidence::{Basis, Evidence};
 use super::inventory::{FileId, FoundFile, Inventory};
+use super::outside::why_missing;
 use crate::layout::backing_name::BackingName;
-use crate::layout::sidecar::normalise;
+use crate::source::Located;
 
 /// What became of the file that a header names.
 #[derive(Debug, Clone)]
@@ -20,8 +22,14 @@ pub(super) enum HeaderLink {
     /// The header names none.
     None,
     /// It is this file.
-    To { file: FileId, evidence: Evidence },
-    /// It is not in the source: what is missing and where it was looked for.
+    To {
+        file: FileId,
+        evidence: Evidence,
+        /// A file of the source that has the same name, where this one lies outside. Without it, it
+        /// would be taken for the one.
+        rival: Option<FileId>,
+    },
+    /// It is not there: what is missing and where it was looked for.
     Missing { path: PathBuf, reason: String },
 }
 
@@ -34,7 +42,7 @@ pub(super) struct Finder<'a> {
 impl<'a> Finder<'a> {
     pub(super) fn new(inventory: &'a Inventory) -> Self {
         let mut by_name: HashMap<&OsStr, Vec<FileId>> = HashMap::new();
-        for (id, file) in inventory.files() {
+        for (id, file) in inventory.files().filter(|(_, file)| !file.is_outside()) {
             by_name.entry(file.name()).or_default().push(id);
         }
         Self { inventory, by_name }
@@ -59,21 +67,26 @@ impl<'a> Finder<'a> {
             Some(BackingName::Path(path)) => path,
         };
         let file = self.inventory.file(image);
-        let found = self.exact(file, path).filter(|&id| id != image).map(|id| {
+        if let Some(to) = self.exact(file, path).filter(|&id| id != image) {
             let text = format!("its header names the {what} {}", path.display());
-            (id, Evidence::new(Basis::Header, text))
-        });
-        let found = found.or_else(|| {
-            let id = self.by_last_parts(image, path)?;
-            let here = self.inventory.file(id).path.display();
-            let text = format!(
-                "its header names the {what} {}, which is {here} in this source",
-                path.display()
-            );
-            Some((id, Evidence::new(Basis::HeaderByName, text)))
-        });
-        match found {
-            Some((file, evidence)) => HeaderLink::To { file, evidence },
+            let is_outside = self.inventory.file(to).is_outside();
+            let rival = if is_outside { self.by_last_parts(image, path) } else { None };
+            return HeaderLink::To {
+                file: to,
+                evidence: Evidence::new(Basis::Header, text),
+                rival,
+            };
+        }
+        match self.by_last_parts(image, path) {
+            Some(to) => {
+                let here = self.inventory.file(to).path.display();
+                let text = format!(
+                    "its header names the {what} {}, which is {here} in this source",
+                    path.display()
+                );
+                let evidence = Evidence::new(Basis::HeaderByName, text);
+                HeaderLink::To { file: to, evidence, rival: None }
+            }
             None => {
                 HeaderLink::Missing { path: path.clone(), reason: self.missing(file, path, what) }
             }
@@ -81,14 +94,12 @@ impl<'a> Finder<'a> {
     }
 
     /// The file that the path leads to where it was written down: relative to the image's folder,
-    /// or absolute and beneath the source folder.
+    /// or absolute; in the source, or outside of it where that is allowed.
     fn exact(&self, image: &FoundFile, path: &Path) -> Option<FileId> {
-        let within = if path.is_absolute() {
-            path.strip_prefix(self.inventory.root().path()).ok()?.to_path_buf()
-        } else {
-            image.folder().join(path)
-        };
-        self.inventory.at(&normalise(&within)?)
+        match self.inventory.roots().locate(image.folder(), path) {
+            Located::Source(path) | Located::Allowed(path) => self.inventory.at(&path),
+            Located::Elsewhere(_) | Located::Unclear => None,
+        }
     }
 
     /// The file with the same name beside the image, or the only one elsewhere with the same name
@@ -100,7 +111,8 @@ impl<'a> Finder<'a> {
         }
         let folder = self.inventory.file(image).folder();
         let name = path.file_name()?;
-        if let Some(id) = self.inventory.at(&folder.join(name)).filter(|&id| id != image) {
+        let beside = self.inventory.at(&folder.join(name)).filter(|&id| id != image);
+        if let Some(id) = beside.filter(|&id| !self.inventory.file(id).is_outside()) {
             return Some(id);
         }
         // The image lies in the folder that the path names, and the file is not beside it.
@@ -120,13 +132,20 @@ impl<'a> Finder<'a> {
         let name = path.file_name().unwrap_or_default();
         let folder = image.folder();
         let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-        let mut reason = format!(
-            "its {what} {} is missing: there is no {:?} in the folder {:?} of this source, nor \
-             under its own path",
-            path.display(),
-            name.to_string_lossy(),
-            folder.to_string_lossy(),
-        );
+        let mut reason = format!("its {what} {} is missing: ", path.display());
+        let outside = why_missing(self.inventory, image.folder(), path);
+        let is_outside = outside.is_some();
+        reason.extend(outside);
+        if !is_outside || path.is_absolute() {
+            let _ = write!(
+                reason,
+                "{}there is no {:?} in the folder {:?} of this source{}",
+                if is_outside { "; " } else { "" },
+                name.to_string_lossy(),
+                folder.to_string_lossy(),
+                if is_outside { "" } else { ", nor under its own path" },
+            );
+        }
         let others = self.by_name.get(name).into_iter().flatten();
         if let Some(&other) =
             others.into_iter().find(|&&id| self.inventory.file(id).path != image.path)

@@ -1,17 +1,19 @@
-//! Every file of the source, looked at once: names, `stat`, and the headers of images.
+//! Every file of the source, looked at once: names, `stat`, and the headers of images. Files
+//! outside of it come in one by one ([`super::outside`]), under their absolute paths.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::error::{Defect, Error, Result};
-use crate::layer::qcow2::{Header, Snapshot, is_qcow2, read_bitmaps, read_snapshots};
-use crate::layer::stream::{self, Index, StreamMeta};
-use crate::layout::backing_name::BackingName;
+pub use super::content::{Content, Foreign, QcowFacts, StreamFacts};
+use super::content::{contradicted, look_into};
+use crate::error::{Error, Result};
 use crate::layout::checkpoint_xml::CheckpointXml;
-use crate::layout::sidecar::{self, Declaration, DeclaredFormat};
-use crate::source::{EntryKind, FileStat, FoundEntry, LocalFile, LocalFiles, Source, SourceRoot};
+use crate::layout::sidecar::{self, Declaration, DeclaredFormat, DeclaredParent};
+use crate::source::{
+    EntryKind, FileStat, FoundEntry, LocalFile, LocalFiles, Located, Roots, Source, SourceRoot,
+};
 
 /// Larger sidecars are not sidecars.
 const SIDECAR_LIMIT: u64 = 1 << 20;
@@ -22,10 +24,10 @@ const FOLDER_DEPTH: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileId(pub usize);
 
-/// One regular file of the source.
+/// One regular file of the source, or one outside of it that is needed.
 #[derive(Debug)]
 pub struct FoundFile {
-    /// Path within the source.
+    /// Path within the source; absolute outside of it.
     pub path: PathBuf,
     /// As `stat` saw it.
     pub stat: FileStat,
@@ -35,56 +37,6 @@ pub struct FoundFile {
     pub content: Content,
     /// What a user should know of a declaration that its bytes contradict.
     pub warning: Option<&'static str>,
-}
-
-/// What a file's first bytes are.
-#[derive(Debug)]
-pub enum Content {
-    /// A qcow2 image.
-    Qcow2(Box<QcowFacts>),
-    /// A virtnbdbackup stream.
-    Stream(Box<StreamFacts>),
-    /// An image whose header is refused, or a file that cannot be read: the reason.
-    Unreadable(String),
-    /// Bytes without a known header: a raw image, or no image at all.
-    Plain,
-    /// A known format that is no raw image.
-    Foreign(Foreign),
-}
-
-/// What the beginning and the end of a stream say.
-#[derive(Debug)]
-pub struct StreamFacts {
-    /// The metadata.
-    pub meta: StreamMeta,
-    /// Why it cannot be read, where that shows already.
-    pub fault: Option<String>,
-}
-
-/// A format that must not be taken for the bytes of a disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Foreign {
-    /// What people call it.
-    pub name: &'static str,
-    /// Whether it holds a disk.
-    pub is_disk: bool,
-}
-
-/// What the metadata at the beginning of a qcow2 image says.
-#[derive(Debug)]
-pub struct QcowFacts {
-    /// The header.
-    pub header: Header,
-    /// What it calls its backing file.
-    pub backing: Option<BackingName>,
-    /// What it calls its external data file.
-    pub data_file: Option<BackingName>,
-    /// Internal snapshots; an entry that cannot be used keeps its reason.
-    pub snapshots: Vec<Result<Snapshot, Defect>>,
-    /// Names of the dirty bitmaps, in the order of their directory.
-    pub bitmaps: Vec<String>,
-    /// What a user should know.
-    pub warnings: Vec<String>,
 }
 
 /// A checkpoint description, and where it lies.
@@ -110,7 +62,8 @@ pub struct Skipped {
 /// Everything in the source.
 #[derive(Debug)]
 pub struct Inventory {
-    root: Arc<SourceRoot>,
+    roots: Arc<Roots>,
+    local: LocalFiles,
     folders: BTreeMap<PathBuf, FileStat>,
     files: Vec<FoundFile>,
     by_path: HashMap<PathBuf, FileId>,
@@ -119,14 +72,17 @@ pub struct Inventory {
     noted_formats: BTreeMap<PathBuf, String>,
     checkpoint_xml: Vec<FoundCheckpoint>,
     skipped: Vec<Skipped>,
+    /// Why files outside of the source that are allowed were not taken in.
+    refused: HashMap<PathBuf, String>,
 }
 
 impl Inventory {
-    /// Looks at everything beneath `root`. A folder or file that cannot be read is noted; only a
-    /// root that cannot be read and a wrong `qcowfs.toml` in it are errors.
-    pub fn take(root: Arc<SourceRoot>) -> Result<Self> {
+    /// Looks at everything in the source. A folder or file that cannot be read is noted; only a
+    /// source that cannot be read and a wrong `qcowfs.toml` in it are errors.
+    pub fn take(roots: Arc<Roots>) -> Result<Self> {
         let mut inventory = Self {
-            root: Arc::clone(&root),
+            local: LocalFiles::new(Arc::clone(&roots)),
+            roots,
             folders: BTreeMap::new(),
             files: Vec::new(),
             by_path: HashMap::new(),
@@ -135,31 +91,44 @@ impl Inventory {
             noted_formats: BTreeMap::new(),
             checkpoint_xml: Vec::new(),
             skipped: Vec::new(),
+            refused: HashMap::new(),
         };
         let mut found = inventory.walk()?;
         // Of two declarations of a file the one nearer to it counts: it comes later.
         found.sort_by(|(a, _), (b, _)| {
             (a.components().count(), a).cmp(&(b.components().count(), b))
         });
-        let files = LocalFiles::new(root);
         for (path, entry) in &found {
-            inventory.read_sidecar(&files, path, entry)?;
+            inventory.read_sidecar(path, entry)?;
         }
         for (path, entry) in found {
-            inventory.look_at(&files, path, &entry);
+            inventory.look_at(path, &entry);
         }
-        inventory.files.sort_by(|a, b| a.path.cmp(&b.path));
-        let paths = inventory.files.iter().enumerate();
-        inventory.by_path = paths.map(|(n, file)| (file.path.clone(), FileId(n))).collect();
+        inventory.locate_declared_parents();
+        inventory.number();
         Ok(inventory)
+    }
+
+    /// Gives the files their numbers, in the order of their paths. Earlier numbers mean nothing
+    /// any more.
+    pub(super) fn number(&mut self) {
+        self.files.sort_by(|a, b| a.path.cmp(&b.path));
+        let paths = self.files.iter().enumerate();
+        self.by_path = paths.map(|(n, file)| (file.path.clone(), FileId(n))).collect();
     }
 
     /// The source folder.
     pub fn root(&self) -> &SourceRoot {
-        &self.root
+        self.roots.source()
     }
 
-    /// All folders, by path within the source; the root's is empty.
+    /// The source folder and those that are allowed beside it.
+    pub fn roots(&self) -> &Roots {
+        &self.roots
+    }
+
+    /// All folders, by path within the source; the root's is empty. Those on the way to files
+    /// outside of the source by their absolute paths.
     pub fn folders(&self) -> &BTreeMap<PathBuf, FileStat> {
         &self.folders
     }
@@ -167,6 +136,11 @@ impl Inventory {
     /// All files, in the order of their paths.
     pub fn files(&self) -> impl Iterator<Item = (FileId, &FoundFile)> {
         self.files.iter().enumerate().map(|(n, file)| (FileId(n), file))
+    }
+
+    /// How many files there are.
+    pub(super) fn len(&self) -> usize {
+        self.files.len()
     }
 
     /// One file.
@@ -178,7 +152,7 @@ impl Inventory {
         &self.files[id.0]
     }
 
-    /// The file at a path within the source.
+    /// The file at a path within the source, or at an absolute one outside of it.
     pub fn at(&self, path: &Path) -> Option<FileId> {
         self.by_path.get(path).copied()
     }
@@ -229,6 +203,43 @@ impl Inventory {
         }
     }
 
+    /// Takes in a file outside of the source. It has a number, after all others, until
+    /// [`Self::number`].
+    pub(super) fn take_outside(&mut self, path: &Path, format: Option<DeclaredFormat>) {
+        let opened = self.local.open(path);
+        let opened = opened.and_then(|file| Ok((file, self.roots.folders_on_the_way(path)?)));
+        match opened {
+            Ok((source, folders)) => {
+                self.folders.extend(folders);
+                self.by_path.insert(path.to_path_buf(), FileId(self.files.len()));
+                self.add(path.to_path_buf(), source, format);
+            }
+            Err(e) => self.refuse_outside(path, e.to_string()),
+        }
+    }
+
+    /// Notes why a file outside of the source is not taken in.
+    pub(super) fn refuse_outside(&mut self, path: &Path, reason: String) {
+        self.refused.insert(path.to_path_buf(), reason);
+    }
+
+    /// Why a file outside of the source was not taken in, though it is allowed.
+    pub fn refusal(&self, path: &Path) -> Option<&str> {
+        self.refused.get(path).map(String::as_str)
+    }
+
+    /// Replaces the absolute paths in declarations by those that files have here.
+    fn locate_declared_parents(&mut self) {
+        for declaration in self.declarations.values_mut() {
+            if let Some(DeclaredParent::File(path)) = &mut declaration.parent
+                && let Located::Source(found) | Located::Allowed(found) =
+                    self.roots.locate(Path::new(""), path)
+            {
+                *path = found;
+            }
+        }
+    }
+
     /// What is not shown.
     pub fn skipped(&self) -> &[Skipped] {
         &self.skipped
@@ -248,11 +259,11 @@ impl Inventory {
 
     fn walk(&mut self) -> Result<Vec<(PathBuf, FoundEntry)>> {
         let mut found = Vec::new();
-        let root_stat = self.root.stat_folder(Path::new(""))?;
+        let root_stat = self.root().stat_folder(Path::new(""))?;
         self.folders.insert(PathBuf::new(), root_stat);
         let mut pending = vec![PathBuf::new()];
         while let Some(folder) = pending.pop() {
-            let entries = match self.root.list(&folder) {
+            let entries = match self.root().list(&folder) {
                 Ok(entries) => entries,
                 Err(e) if folder.as_os_str().is_empty() => return Err(e),
                 Err(e) => {
@@ -280,16 +291,16 @@ impl Inventory {
         Ok(found)
     }
 
-    fn read_sidecar(&mut self, files: &LocalFiles, path: &Path, entry: &FoundEntry) -> Result<()> {
+    fn read_sidecar(&mut self, path: &Path, entry: &FoundEntry) -> Result<()> {
         let folder = path.parent().unwrap_or(Path::new(""));
         if path.file_name() == Some(OsStr::new(sidecar::NAME)) {
-            return self.read_declarations(files, path, folder);
+            return self.read_declarations(path, folder);
         }
         let ending = path.extension().and_then(OsStr::to_str);
         if !matches!(ending, Some("xml" | "config")) || entry.stat.size > SIDECAR_LIMIT {
             return Ok(());
         }
-        let Ok(text) = read_text(files, path) else { return Ok(()) };
+        let Ok(text) = read_text(&self.local, path) else { return Ok(()) };
         if ending == Some("xml") {
             let found = CheckpointXml::parse(&text);
             let found = found
@@ -301,8 +312,8 @@ impl Inventory {
         Ok(())
     }
 
-    fn read_declarations(&mut self, files: &LocalFiles, path: &Path, folder: &Path) -> Result<()> {
-        let declared = read_text(files, path).and_then(|text| {
+    fn read_declarations(&mut self, path: &Path, folder: &Path) -> Result<()> {
+        let declared = read_text(&self.local, path).and_then(|text| {
             let wrong = |what| Error::Usage(format!("{}: {what}", path.display()));
             sidecar::parse(folder, &text).map_err(wrong)
         });
@@ -318,27 +329,33 @@ impl Inventory {
         Ok(())
     }
 
-    fn look_at(&mut self, files: &LocalFiles, path: PathBuf, entry: &FoundEntry) {
+    fn look_at(&mut self, path: PathBuf, entry: &FoundEntry) {
         let declaration = self.declarations.get(&path);
         if declaration.is_some_and(|declared| declared.ignore) {
             self.skip(&path, "qcowfs.toml says to ignore it");
             return;
         }
         let format = declaration.and_then(|declared| declared.format);
-        let (source, stat, content) = match files.open(&path) {
-            Ok(source) => {
-                let content = look_into(&source, format)
-                    .unwrap_or_else(|e| Content::Unreadable(e.to_string()));
-                let stat = *source.stat();
-                (Some(Arc::new(source)), stat, content)
+        match self.local.open(&path) {
+            Ok(source) => self.add(path, source, format),
+            Err(e) => {
+                let (stat, content) = (entry.stat, Content::Unreadable(e.to_string()));
+                self.files.push(FoundFile { path, stat, source: None, content, warning: None });
             }
-            Err(e) => (None, entry.stat, Content::Unreadable(e.to_string())),
-        };
-        if let Content::Foreign(format @ Foreign { is_disk: true, .. }) = content {
+        }
+    }
+
+    fn add(&mut self, path: PathBuf, source: LocalFile, format: Option<DeclaredFormat>) {
+        let content =
+            look_into(&source, format).unwrap_or_else(|e| Content::Unreadable(e.to_string()));
+        if let Content::Foreign(format @ Foreign { is_disk: true, .. }) = content
+            && path.is_relative()
+        {
             self.skip(&path, format!("a {}, which qcowfs does not read", format.name));
         }
-        let warning = source.as_ref().filter(|_| format == Some(DeclaredFormat::Raw));
-        let warning = warning.and_then(|source| contradicted(source));
+        let is_declared = format == Some(DeclaredFormat::Raw) && path.is_relative();
+        let warning = if is_declared { contradicted(&source) } else { None };
+        let (stat, source) = (*source.stat(), Some(Arc::new(source)));
         self.files.push(FoundFile { path, stat, source, content, warning });
     }
 }
@@ -349,7 +366,12 @@ impl FoundFile {
         self.path.file_name().unwrap_or_default()
     }
 
-    /// The folder that holds it, within the source.
+    /// Whether it lies outside of the source.
+    pub fn is_outside(&self) -> bool {
+        self.path.is_absolute()
+    }
+
+    /// The folder that holds it, within the source; absolute outside of it.
     pub fn folder(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new(""))
     }
@@ -405,89 +427,4 @@ fn read_text(files: &LocalFiles, path: &Path) -> Result<String> {
 fn noted_format(text: &str) -> Option<String> {
     let info: serde_json::Value = serde_json::from_str(text).ok()?;
     Some(info.get("format")?.as_str()?.to_owned())
-}
-
-fn look_into(file: &LocalFile, declared: Option<DeclaredFormat>) -> Result<Content> {
-    let mut start = [0; 512];
-    let got = file.read_at(0, &mut start)?;
-    let start = start.get(..got).unwrap_or_default();
-    match declared {
-        Some(DeclaredFormat::Raw) => return Ok(Content::Plain),
-        None if stream::is_stream(start) => {
-            return Ok(Content::Stream(Box::new(stream_facts(file)?)));
-        }
-        None if !is_qcow2(start) => {
-            return Ok(foreign(start).map_or(Content::Plain, Content::Foreign));
-        }
-        Some(DeclaredFormat::Qcow2) | None => {}
-    }
-    Ok(Content::Qcow2(Box::new(qcow_facts(file)?)))
-}
-
-/// What to say of a file that is declared to be raw and begins like something else.
-fn contradicted(file: &LocalFile) -> Option<&'static str> {
-    let mut start = [0; 512];
-    let got = file.read_at(0, &mut start).ok()?;
-    let start = start.get(..got)?;
-    (is_qcow2(start) || stream::is_stream(start) || foreign(start).is_some()).then_some(
-        "qcowfs.toml declares it to be raw, but it begins like another format: what is shown is the \
-         file itself, not the disk in it",
-    )
-}
-
-fn stream_facts(file: &LocalFile) -> Result<StreamFacts> {
-    let meta = StreamMeta::read(file)?;
-    // A stream that ends as it should is taken at its word until it is read.
-    let fault = if stream::has_end(file)? { None } else { Index::build(file, &meta).err() };
-    let fault = fault.map(|e| e.to_string());
-    Ok(StreamFacts { meta, fault })
-}
-
-fn qcow_facts(file: &LocalFile) -> Result<QcowFacts> {
-    let header = Header::read(file)?;
-    let mut warnings = Vec::new();
-    if header.is_corrupt() {
-        warnings.push(
-            "QEMU marked this image as corrupt: what is read here may be wrong; compare it with \
-             another restore point"
-                .to_owned(),
-        );
-    }
-    let snapshots = read_snapshots(file, &header).unwrap_or_else(|e| {
-        warnings.push(format!("its internal snapshots cannot be read: {e}"));
-        Vec::new()
-    });
-    let bitmaps = read_bitmaps(file, &header).unwrap_or_else(|e| {
-        warnings.push(format!("its bitmaps cannot be read: {e}"));
-        Vec::new()
-    });
-    let bitmaps = bitmaps.iter().map(|bitmap| String::from_utf8_lossy(&bitmap.name).into_owned());
-    Ok(QcowFacts {
-        backing: header.backing_file.as_deref().map(BackingName::parse),
-        data_file: header.data_file.as_deref().map(BackingName::parse),
-        header,
-        snapshots,
-        bitmaps: bitmaps.collect(),
-        warnings,
-    })
-}
-
-/// The known format that a file's first bytes tell, if it is one that must not be taken for the
-/// bytes of a disk.
-fn foreign(start: &[u8]) -> Option<Foreign> {
-    let known: [(&[u8], &'static str, bool); 11] = [
-        (b"KDMV", "VMDK image", true),
-        (b"# Disk DescriptorFile", "VMDK descriptor", true),
-        (b"vhdxfile", "VHDX image", true),
-        (b"conectix", "VHD image", true),
-        (b"QED\0", "QED image", true),
-        (b"<<< ", "VDI image", true),
-        (b"\x1f\x8b", "gzip file", false),
-        (b"\xfd7zXZ\0", "xz file", false),
-        (b"\x28\xb5\x2f\xfd", "zstd file", false),
-        (b"\x04\x22\x4d\x18", "lz4 file", false),
-        (b"BZh", "bzip2 file", false),
-    ];
-    let (_, name, is_disk) = known.into_iter().find(|(magic, ..)| start.starts_with(magic))?;
-    Some(Foreign { name, is_disk })
 }

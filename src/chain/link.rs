@@ -8,7 +8,7 @@ use super::headers::{Finder, HeaderLink};
 use super::inventory::{Content, FileId, FoundCheckpoint, FoundFile, Inventory};
 use super::order::parents_first;
 use super::place::{DiskKey, Kind, Parent, Place, TimeBasis, plain_place};
-use super::{live, named_push, push, qmpbackup, streams};
+use super::{live, named_push, outside, push, qmpbackup, streams};
 use crate::layout::backing_name::BackingName;
 use crate::layout::checkpoint_xml::CheckpointXml;
 use crate::layout::names;
@@ -30,6 +30,8 @@ pub struct DataFile {
     pub file: FileId,
     /// Why it is this one.
     pub evidence: Evidence,
+    /// A file of the source with the same name, which is not it.
+    rival: Option<FileId>,
 }
 
 /// What the deciders share.
@@ -45,6 +47,11 @@ pub(super) struct Linker<'a> {
 pub fn link(inventory: &mut Inventory) -> Links {
     let raw = read_as_raw_beside(inventory);
     inventory.treat_as_raw(&raw);
+    if inventory.roots().allow_any() {
+        outside::take_in(inventory);
+        let raw = read_as_raw_beside(inventory);
+        inventory.treat_as_raw(&raw);
+    }
     let inventory = &*inventory;
     let finder = Finder::new(inventory);
     let data_files = data_files(inventory, &finder);
@@ -60,6 +67,7 @@ pub fn link(inventory: &mut Inventory) -> Links {
     let plain = linker.place_plain(&used);
     linker.apply_declarations();
     linker.gather_disks(&plain);
+    linker.warn_of_rivals(&data_files);
     Links { places: linker.places, data_files }
 }
 
@@ -92,7 +100,9 @@ fn data_files(
         .filter_map(|(id, facts)| {
             match finder.find(id, facts.data_file.as_ref(), "external data file") {
                 HeaderLink::None => None,
-                HeaderLink::To { file, evidence } => Some((id, Ok(DataFile { file, evidence }))),
+                HeaderLink::To { file, evidence, rival } => {
+                    Some((id, Ok(DataFile { file, evidence, rival })))
+                }
                 HeaderLink::Missing { reason, .. } => Some((id, Err(reason))),
             }
         })
@@ -144,7 +154,7 @@ impl Linker<'_> {
     pub(super) fn header_parent(&self, image: FileId) -> Parent {
         match self.header(image) {
             HeaderLink::None => Parent::None,
-            HeaderLink::To { file, evidence } => self.parent(image, *file, evidence.clone()),
+            HeaderLink::To { file, evidence, .. } => self.parent(image, *file, evidence.clone()),
             HeaderLink::Missing { reason, .. } => Parent::Missing(reason.clone()),
         }
     }
@@ -196,7 +206,7 @@ impl Linker<'_> {
             HeaderLink::To { file, .. } if self.is_increment_of_live(id, *file) => {
                 Parent::Missing(format!(
                     "its header names {}, a VM's own disk (it holds bitmaps for incremental \
-                     backups): a push backup does not stand on it, and what it stands on cannot \
+                     backups, or a VM has it open): a push backup does not stand on it, and what it stands on cannot \
                      be known from its name; declare its parent in qcowfs.toml",
                     self.inventory.file(*file).path.display()
                 ))
@@ -317,17 +327,43 @@ impl Linker<'_> {
         }
     }
 
-    fn declared_parent(&self, path: &Path) -> Parent {
-        match self.inventory.at(path) {
-            Some(file) => {
-                let evidence = Evidence::new(Basis::Declared, "qcowfs.toml names the parent");
-                Parent::File { file, as_raw: false, evidence }
+    /// Two files with the name that a header holds: it may be either that was meant.
+    fn warn_of_rivals(&mut self, data_files: &BTreeMap<FileId, Result<DataFile, String>>) {
+        for (id, place) in &mut self.places {
+            let backing = match (self.headers.get(id), &place.parent) {
+                (Some(HeaderLink::To { file, rival, .. }), Parent::File { file: parent, .. })
+                    if file == parent =>
+                {
+                    rival.map(|rival| (*file, rival))
+                }
+                _ => None,
+            };
+            let data = data_files.get(id).and_then(|found| found.as_ref().ok());
+            let data = data.and_then(|found| Some((found.file, found.rival?)));
+            for (file, rival) in backing.into_iter().chain(data) {
+                let path = |id: FileId| self.inventory.file(id).path.display();
+                place.warnings.push(format!(
+                    "its header names {}, and that is what it is read with; {} of this source has \
+                     the same name. If that is the one, leave --allow-root out, or declare it in \
+                     qcowfs.toml",
+                    path(file),
+                    path(rival)
+                ));
             }
-            None => Parent::Missing(format!(
-                "qcowfs.toml declares {} as its parent, which is not there",
-                path.display()
-            )),
         }
+    }
+
+    fn declared_parent(&self, path: &Path) -> Parent {
+        if let Some(file) = self.inventory.at(path) {
+            let evidence = Evidence::new(Basis::Declared, "qcowfs.toml names the parent");
+            return Parent::File { file, as_raw: false, evidence };
+        }
+        let why = outside::why_missing(self.inventory, Path::new(""), path);
+        let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+        let path = path.display();
+        Parent::Missing(format!(
+            "qcowfs.toml declares {path} as its parent, which is not there{why}"
+        ))
     }
 }
 

@@ -11,7 +11,8 @@ use super::inventory::{FileId, FoundFile, Inventory};
 use crate::layout::names::{is_epoch, is_tools_bitmap};
 
 /// The live disks of a source: images with bitmaps that a backup tool keeps, that bear the names
-/// of checkpoints or of files, or on which something without bitmaps claims to stand.
+/// of checkpoints or of files, or on which something without bitmaps claims to stand. Outside of the
+/// source, a disk that a VM has open is one, too: its bitmaps may not be in the file yet.
 pub(super) fn disks(
     inventory: &Inventory,
     headers: &BTreeMap<FileId, HeaderLink>,
@@ -22,7 +23,7 @@ pub(super) fn disks(
     let backing = claimed_as_backing(inventory, headers);
     let is_live = |id: FileId, file: &FoundFile| {
         let bitmaps = file.qcow2().map_or(&[][..], |facts| &facts.bitmaps);
-        !bitmaps.is_empty() && backing.contains(&id)
+        backing.contains(&id) && (!bitmaps.is_empty() || file.is_outside() && file.is_in_use())
             || bitmaps.iter().any(|bitmap| {
                 is_tools_bitmap(bitmap)
                     || is_epoch(bitmap)
@@ -33,15 +34,17 @@ pub(super) fn disks(
     inventory.files().filter(|(id, file)| is_live(*id, file)).map(|(id, _)| id).collect()
 }
 
-/// The images that something without bitmaps of its own claims to stand on.
+/// The images that something without bitmaps of its own claims to stand on, and copies of them in
+/// the source.
 fn claimed_as_backing(
     inventory: &Inventory,
     headers: &BTreeMap<FileId, HeaderLink>,
 ) -> BTreeSet<FileId> {
     let claims = headers.iter().filter_map(|(id, link)| match link {
-        HeaderLink::To { file, .. } => Some((*id, *file)),
+        HeaderLink::To { file, rival, .. } => Some([Some((*id, *file)), rival.map(|r| (*id, r))]),
         _ => None,
     });
+    let claims = claims.flatten().flatten();
     let bare = |id| inventory.file(id).qcow2().is_some_and(|facts| facts.bitmaps.is_empty());
     claims.filter(|(id, _)| bare(*id)).map(|(_, backing)| backing).collect()
 }

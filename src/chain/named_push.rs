@@ -127,7 +127,9 @@ fn increments_by_live_disk(
     let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for (id, file) in linker.free_images() {
         let is_candidate = match linker.header(id) {
-            HeaderLink::To { file: backing, .. } => linker.is_increment_of_live(id, *backing),
+            HeaderLink::To { file: backing, .. } => {
+                linker.is_increment_of_live(id, *backing) || leads_outside(linker, id)
+            }
             HeaderLink::Missing { path, .. } => !path.as_os_str().is_empty(),
             HeaderLink::None => false,
         };
@@ -272,6 +274,7 @@ fn place_disk(
         let parent = match before {
             _ if member.full => Parent::None,
             _ if !ordered => Parent::Missing(NO_ORDER.into()),
+            _ if leads_outside(linker, member.id) => Parent::Missing(CONTRADICTION.into()),
             None => Parent::Missing("there is no full backup of this disk before it".into()),
             Some(before) => parent_of(member, before, &members, known),
         };
@@ -293,6 +296,17 @@ fn place_disk(
 const NO_ORDER: &str = "its header names the VM's live disk, on which a push backup does not \
      stand, and nothing tells the order of the backups: no checkpoint descriptions, and no times \
      or numbers in the names; declare the parents in qcowfs.toml";
+
+const CONTRADICTION: &str = "its header leads to a file outside of the source, and its name makes it \
+     an increment of the full backup here: the header of a push backup is not true, that of an \
+     overlay is; declare its parent in qcowfs.toml";
+
+/// Whether an image's header leads out of the source, to something that nothing shows to be a live
+/// disk.
+fn leads_outside(linker: &Linker<'_>, id: FileId) -> bool {
+    matches!(linker.header(id), HeaderLink::To { file, .. }
+        if linker.inventory.file(*file).is_outside() && !linker.live.contains(file))
+}
 
 /// A single full backup whose position cannot be compared with those of its increments has none: it
 /// comes first.

@@ -18,7 +18,7 @@ const CHECKSUM_ENDING: &[u8] = b".chksum";
 #[derive(Debug, Default)]
 pub(super) struct Job {
     pub(super) file: Option<FileId>,
-    /// Its path within the source.
+    /// Its path within the source; absolute outside of it.
     pub(super) path: PathBuf,
     /// The restore points that it is.
     pub(super) checkpoints: Vec<CheckpointId>,
@@ -58,6 +58,9 @@ impl Jobs {
         for id in catalog.disks.iter().flat_map(|disk| &disk.checkpoints) {
             add_checkpoint(catalog, *id, &mut jobs);
         }
+        for id in catalog.needed_outside() {
+            add_checkpoint(catalog, id, &mut jobs);
+        }
         let whole = is_whole_source(catalog);
         if whole {
             add_lost(catalog, &mut jobs);
@@ -92,7 +95,9 @@ impl Jobs {
 
 /// Whether the catalog was not narrowed to one image.
 fn is_whole_source(catalog: &Catalog) -> bool {
-    catalog.disks.iter().map(|disk| disk.checkpoints.len()).sum::<usize>() == catalog.len()
+    let shown = catalog.disks.iter().map(|disk| disk.checkpoints.len()).sum::<usize>();
+    let is_within = |n: &usize| !catalog.file_of(CheckpointId(*n)).is_outside();
+    shown == (0..catalog.len()).filter(is_within).count()
 }
 
 fn add_checkpoint(catalog: &Catalog, id: CheckpointId, jobs: &mut BTreeMap<FileId, Job>) {
@@ -110,7 +115,7 @@ fn add_checkpoint(catalog: &Catalog, id: CheckpointId, jobs: &mut BTreeMap<FileI
 /// Files that are no restore point because they are damaged, so that nobody could tell what they
 /// are.
 fn add_lost(catalog: &Catalog, jobs: &mut BTreeMap<FileId, Job>) {
-    for (id, file) in catalog.inventory.files() {
+    for (id, file) in catalog.inventory.files().filter(|(_, file)| !file.is_outside()) {
         let lost = match file.content {
             // A checksum that cannot be read is spoken of with its file.
             Content::Unreadable(_) => checksum_of(&file.path).is_none(),

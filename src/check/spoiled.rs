@@ -66,6 +66,9 @@ impl RestorePoints {
                 points.add(catalog, *id);
             }
         }
+        for id in catalog.needed_outside() {
+            points.add(catalog, id);
+        }
         points
     }
 
@@ -110,10 +113,11 @@ impl RestorePoints {
             users.filter(is_hit).map(|user| user.checkpoint).collect();
         let mut reached = BTreeSet::new();
         while let Some(id) = pending.pop() {
-            if self.ranks.get(&id).is_some_and(|rank| reached.insert(*rank)) {
+            if reached.insert(id) {
                 pending.extend(self.children.get(&id).into_iter().flatten());
             }
         }
-        reached
+        // What lies outside of the source is no restore point itself.
+        reached.iter().filter_map(|id| self.ranks.get(id).copied()).collect()
     }
 }

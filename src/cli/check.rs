@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::AllowedRoots;
 use super::logging::Verbosity;
 use crate::check::{Check, FileReport, Report, State};
 use crate::error::{Error, Result};
@@ -45,6 +46,9 @@ pub(super) struct CheckArgs {
     /// Folder of backups, or one backup file
     source: PathBuf,
 
+    #[command(flatten)]
+    allowed: AllowedRoots,
+
     /// Print JSON for programs
     #[arg(long)]
     json: bool,
@@ -52,7 +56,7 @@ pub(super) struct CheckArgs {
 
 /// Checks the source and prints what was found. Failure if anything is damaged.
 pub(super) fn run(args: &CheckArgs, verbosity: Verbosity) -> Result<ExitCode> {
-    let catalog = read_catalog(&args.source)?;
+    let catalog = read_catalog(&args.source, &args.allowed.list)?;
     let check = Check::new(&catalog);
     let quiet = verbosity.is_quiet();
     let bar = progress(check.bytes(), quiet);

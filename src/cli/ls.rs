@@ -35,7 +35,7 @@ struct Ignored {
 
 /// Prints the listing to standard output.
 pub(super) fn run(args: &LsArgs) -> Result<()> {
-    let catalog = read_catalog(&args.source)?;
+    let catalog = read_catalog(&args.source, &args.allowed.list)?;
     let listing = listing(&catalog);
     let mut text = Vec::new();
     if args.json {

@@ -66,9 +66,23 @@ struct LsArgs {
     /// Folder of backups, or one backup file
     source: PathBuf,
 
+    #[command(flatten)]
+    allowed: AllowedRoots,
+
     /// Print JSON for programs
     #[arg(long)]
     json: bool,
+}
+
+/// Folders outside of the source.
+#[derive(Debug, Args)]
+struct AllowedRoots {
+    /// Open files beneath DIR, too, where headers or qcowfs.toml lead to them; may be repeated
+    ///
+    /// Backing files and external data files may lie outside of the source on purpose: beneath DIR
+    /// they are followed, by their own path. Nothing else there is looked at or shown.
+    #[arg(long = "allow-root", value_name = "DIR")]
+    list: Vec<PathBuf>,
 }
 
 /// Runs the program: parses the command line, does what it says, and tells how it went.

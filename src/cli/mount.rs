@@ -8,12 +8,13 @@ use std::thread;
 
 use clap::Args;
 
+use super::AllowedRoots;
 use super::background::{self, Parent};
 use super::logging::{self, Destination, Verbosity};
 use super::mount_options;
 use crate::error::{Error, Result};
 use crate::mount::{Hangup, Mounted, Place, raise_open_files_limit};
-use crate::tree::Tree;
+use crate::tree::{Tree, ViewOptions};
 
 const OPTIONS_HELP: &str = "\
 Mount options, comma-separated; may be repeated, and later ones win:
@@ -55,6 +56,9 @@ pub(super) struct MountArgs {
     /// Mount options, comma-separated; may be repeated, and later ones win
     #[arg(short, value_name = "OPTIONS", long_help = OPTIONS_HELP)]
     options: Vec<OsString>,
+
+    #[command(flatten)]
+    allowed: AllowedRoots,
 
     /// Stay in the foreground, with the log on the standard error
     #[arg(short, long)]
@@ -106,13 +110,18 @@ fn serve(args: &MountArgs, verbosity: Verbosity, parent: Option<&mut Parent>) ->
     raise_open_files_limit();
     let options = mount_options::parse(&args.options)?;
     let place = Place::check(&args.source, &args.mount_point, &options.mount)?;
-    let tree = Tree::with_missing(place.source(), options.missing)?;
+    let view = ViewOptions { allowed: args.allowed.list.clone(), missing: options.missing };
+    let tree = Tree::from_source(place.source(), &view)?;
+    check_not_hidden(&tree, &place)?;
     let hangup = if parent.is_some() { Hangup::Ignore } else { Hangup::Unmount };
     let threads = args.threads.and_then(|n| NonZeroUsize::new(n.into()));
     let threads = threads.unwrap_or_else(default_threads);
     check_threads(threads)?;
     if let Some(missing) = tree.shortfall() {
-        super::complain(&format!("note: {missing}; see `qcowfs ls {}`", args.source.display()));
+        let allowed =
+            args.allowed.list.iter().map(|dir| format!("--allow-root {} ", dir.display()));
+        let (allowed, source) = (allowed.collect::<String>(), args.source.display());
+        super::complain(&format!("note: {missing}; see `qcowfs ls {allowed}{source}`"));
     }
     let mounted = Mounted::new(&place, tree, &options.mount, threads, hangup)?;
     if let Some(parent) = parent
@@ -122,6 +131,19 @@ fn serve(args: &MountArgs, verbosity: Verbosity, parent: Option<&mut Parent>) ->
         return Err(error);
     }
     mounted.serve()
+}
+
+/// A file outside of the source must not be one that the mount hides: it could not be opened again.
+fn check_not_hidden(tree: &Tree, place: &Place) -> Result<()> {
+    let mut files = tree.catalog().inventory.files();
+    match files.find(|(_, file)| file.path.starts_with(place.mount_point())) {
+        None => Ok(()),
+        Some((_, file)) => Err(Error::Usage(format!(
+            "{}: the mount point would hide {}, on which backups stand: use a folder elsewhere",
+            place.mount_point().display(),
+            file.path.display()
+        ))),
+    }
 }
 
 /// Makes sure that the threads can be had. Once it is mounted, a view without them would answer

@@ -26,9 +26,9 @@ impl BackingName {
             return Self::path(path);
         }
         match protocol(raw) {
-            Some(protocol) => Self::Refused(format!(
-                "it is reached over {protocol:?}, and only files within the source are opened"
-            )),
+            Some(protocol) => {
+                Self::Refused(format!("it is reached over {protocol:?}, and only files are opened"))
+            }
             None => Self::path(raw),
         }
     }
@@ -81,7 +81,7 @@ fn is_format(driver: &str) -> bool {
 }
 
 fn refused_driver(driver: &str) -> String {
-    format!("it is reached by the driver {driver:?}, and only files within the source are opened")
+    format!("it is reached by the driver {driver:?}, and only files are opened")
 }
 
 /// The protocol in front of the first colon, by QEMU's rule (block.c, `path_has_protocol`): no

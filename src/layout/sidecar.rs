@@ -2,7 +2,8 @@
 //!
 //! ```toml
 //! [image."monday.qcow2"]      # a file, relative to the folder of qcowfs.toml, and beneath it
-//! parent = "sunday.qcow2"     # what it stands on; "none": nothing, it is a full backup
+//! parent = "sunday.qcow2"     # what it stands on; "none": nothing, it is a full backup; outside
+//!                             # of the source by its absolute path
 //! disk   = "vda"              # name of the disk's folder in the view
 //! name   = "monday"           # name of the checkpoint's folder
 //! time   = "2026-11-20T07:00:00Z"
@@ -41,7 +42,7 @@ pub struct Declaration {
 pub enum DeclaredParent {
     /// The file is a full backup.
     None,
-    /// The file at this path within the source.
+    /// The file at this path within the source, or at this absolute path.
     File(PathBuf),
 }
 
@@ -107,6 +108,7 @@ fn declaration(folder: &Path, raw: RawDeclaration) -> Result<Declaration, String
     let parent = match raw.parent.as_deref() {
         None => None,
         Some("none") => Some(DeclaredParent::None),
+        Some(path) if Path::new(path).is_absolute() => Some(DeclaredParent::File(path.into())),
         Some(path) => Some(DeclaredParent::File(within(folder, path)?)),
     };
     let time = match raw.time {
@@ -131,7 +133,7 @@ fn within(folder: &Path, name: &str) -> Result<PathBuf, String> {
 }
 
 /// A relative path without `.` and `..`; `None` if it is absolute or leads above its start.
-pub fn normalise(path: &Path) -> Option<PathBuf> {
+fn normalise(path: &Path) -> Option<PathBuf> {
     let mut clean = PathBuf::new();
     for part in path.components() {
         match part {
@@ -171,6 +173,8 @@ mod tests {
         let wrong = |text: &str| parse(Path::new(""), text).expect_err("is refused");
         assert!(wrong("[image.a]\nparnet = \"b\"").contains("parnet"));
         assert!(wrong("[image.a]\nparent = \"../b\"").contains("leads out of the source"));
+        let outside = parse(Path::new(""), "[image.a]\nparent = \"/srv/b\"").expect("parses");
+        assert_eq!(outside[Path::new("a")].parent, Some(DeclaredParent::File("/srv/b".into())));
         assert!(wrong("[image.\"/etc/passwd\"]\nname = \"b\"").contains("leads out"));
         assert!(parse(Path::new("vm"), "[image.\"../b\"]").is_err_and(|e| e.contains("beneath")));
         assert!(wrong("[image.a]\ntime = \"monday\"").contains("RFC 3339"));

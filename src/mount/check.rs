@@ -35,6 +35,11 @@ impl Place {
     pub fn source(&self) -> &Path {
         &self.source
     }
+
+    /// Where to show it.
+    pub fn mount_point(&self) -> &Path {
+        &self.mount_point
+    }
 }
 
 fn refuse<T>(path: &Path, why: &str) -> Result<T> {

@@ -1,4 +1,4 @@
-//! Files of the source folder, opened when they are read and closed when others need the
+//! Files of the source, opened when they are read and closed when others need the
 //! descriptors: a source may hold far more files than a process may have open.
 
 use std::fs::File;
@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use quick_cache::sync::Cache;
 use rustix::fs::SeekFrom;
 
-use super::root::{FileStat, SourceRoot, file_stat};
+use super::root::{FileStat, file_stat};
+use super::roots::Roots;
 use super::{Allocation, AllocationState, Source};
 use crate::error::{Error, Result};
 use crate::sys;
@@ -28,12 +29,12 @@ const QEMU_LOCK_WRITE: i64 = 101;
 /// The open files of one source, at most as many as the process may have.
 #[derive(Debug)]
 struct Descriptors {
-    root: Arc<SourceRoot>,
+    roots: Arc<Roots>,
     open: Cache<u64, Arc<File>>,
     next_id: AtomicU64,
 }
 
-/// A regular file beneath the source folder, pinned by device, inode, size and mtime.
+/// A regular file beneath one of the roots, pinned by device, inode, size and mtime.
 #[derive(Debug)]
 pub struct LocalFile {
     descriptors: Arc<Descriptors>,
@@ -42,25 +43,26 @@ pub struct LocalFile {
     stat: FileStat,
 }
 
-/// Hands out the files of one source folder.
+/// Hands out the files of one source.
 #[derive(Debug, Clone)]
 pub struct LocalFiles {
     descriptors: Arc<Descriptors>,
 }
 
 impl LocalFiles {
-    /// The files beneath `root`.
-    pub fn new(root: Arc<SourceRoot>) -> Self {
+    /// The files beneath `roots`.
+    pub fn new(roots: impl Into<Arc<Roots>>) -> Self {
+        let roots = roots.into();
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let room = limit.unwrap_or(MOST_DESCRIPTORS).saturating_sub(RESERVED_DESCRIPTORS);
         let room = usize::try_from(room.clamp(16, MOST_DESCRIPTORS)).unwrap_or(16);
         let open = Cache::new(room);
-        Self { descriptors: Arc::new(Descriptors { root, open, next_id: AtomicU64::new(0) }) }
+        Self { descriptors: Arc::new(Descriptors { roots, open, next_id: AtomicU64::new(0) }) }
     }
 
-    /// Opens and pins the file at `path` (relative to the root).
+    /// Opens and pins the file at `path`: relative to the source, or absolute beneath another root.
     pub fn open(&self, path: &Path) -> Result<LocalFile> {
-        let (file, stat) = self.descriptors.root.open_file(path)?;
+        let (file, stat) = self.descriptors.roots.open_file(path)?;
         let id = self.descriptors.next_id.fetch_add(1, Ordering::Relaxed);
         self.descriptors.open.insert(id, Arc::new(file));
         let descriptors = Arc::clone(&self.descriptors);
@@ -85,7 +87,7 @@ impl LocalFile {
         if let Some(file) = self.descriptors.open.get(&self.id) {
             return Ok(file);
         }
-        let (file, stat) = self.descriptors.root.open_file(&self.path)?;
+        let (file, stat) = self.descriptors.roots.open_file(&self.path)?;
         self.check_unchanged(&stat)?;
         let file = Arc::new(file);
         self.descriptors.open.insert(self.id, Arc::clone(&file));

@@ -4,9 +4,11 @@
 //! found. Whoever reads it later gets the bytes of that very file as it was, or an error: a file
 //! that was replaced, cut or rewritten since is never mixed in.
 
+mod acl;
 mod local;
 mod memory;
 mod root;
+mod roots;
 
 use std::fmt;
 use std::ops::Range;
@@ -15,12 +17,13 @@ use std::path::Path;
 pub use local::{LocalFile, LocalFiles};
 pub use memory::MemoryFile;
 pub use root::{EntryKind, FileStat, FoundEntry, SourceRoot};
+pub use roots::{Located, Roots};
 
 use crate::error::{Error, Result};
 
 /// Bytes of one file.
 pub trait Source: Send + Sync + fmt::Debug {
-    /// The file's path within the source folder, for messages.
+    /// The file's path within the source folder, for messages; absolute outside of it.
     fn path(&self) -> &Path;
 
     /// Size in bytes, as pinned.

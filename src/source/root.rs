@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 
+use super::acl::{ACL, sure_bits};
 use crate::error::{Error, Result};
 
 /// A folder opened once; all else is opened relative to it, and never outside of it.
@@ -31,8 +32,8 @@ pub struct FileStat {
     pub allocated: u64,
     /// Last modification.
     pub mtime: SystemTime,
-    /// Permission bits; without those of the group where there is a POSIX ACL, for then they are
-    /// its mask and not what the group may do.
+    /// Permission bits; where there is a POSIX ACL, only those that hold for everybody whom they
+    /// speak of ([`super::acl`]).
     pub mode: u32,
     /// Owner.
     pub uid: u32,
@@ -40,10 +41,25 @@ pub struct FileStat {
     pub gid: u32,
 }
 
-/// Where Linux keeps the ACL of a file that has more than permission bits (acl(5)).
-const ACL: &CStr = c"system.posix_acl_access";
-/// The permission bits of the group.
-const GROUP: u32 = 0o070;
+/// File systems whose regular files are none (`linux/magic.h`): to read some of them, or only to
+/// open them, does things.
+const KERNEL_MADE: [i128; 15] = [
+    0x9fa0,      // proc
+    0x6265_6572, // sysfs
+    0x6462_6720, // debugfs
+    0x7472_6163, // tracefs
+    0x6270_6673, // bpf, older
+    0xcafe_4a11, // bpf
+    0x0027_e0eb, // cgroup
+    0x6367_7270, // cgroup2
+    0x6265_6570, // configfs
+    0x7363_6673, // securityfs
+    0xf97c_ff8c, // selinuxfs
+    0x4249_4e4d, // binfmt_misc
+    0xde5e_81e4, // efivarfs
+    0x6165_676c, // pstore
+    0x6e73_6673, // nsfs
+];
 
 /// What is known of a file that `stat` fails for.
 const UNKNOWN: FileStat = FileStat {
@@ -89,7 +105,11 @@ impl SourceRoot {
         let real = path.canonicalize().map_err(|e| Error::io(path, e))?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(&real, flags, Mode::empty()).map_err(|e| Error::io(path, e))?;
-        let stat = |folder: &Path| rustix::fs::stat(folder).map(|stat| file_stat(&stat));
+        let stat = |folder: &Path| {
+            let mut stat = file_stat(&rustix::fs::stat(folder)?);
+            stat.mode = sure_bits(stat.mode, |acl| rustix::fs::getxattr(folder, ACL, acl));
+            Ok(stat)
+        };
         let above = real.ancestors().skip(1).map(stat).collect::<rustix::io::Result<_>>();
         let above = above.map_err(|e| Error::io(path, e))?;
         Ok(Self { dir, path: real, above })
@@ -143,8 +163,26 @@ impl SourceRoot {
         let fd = self.openat2(folder, flags).map_err(fail)?;
         let mut stat = file_stat(&rustix::fs::fstat(&fd).map_err(fail)?);
         // What was opened by its path alone has no `fgetxattr`.
-        stat.mind_acl(|| rustix::fs::lgetxattr(by_descriptor(&fd, c"."), ACL, &mut [0_u8; 0]));
+        let this = by_descriptor(&fd, c".");
+        stat.mode = sure_bits(stat.mode, |acl| rustix::fs::lgetxattr(this, ACL, acl));
         Ok(stat)
+    }
+
+    /// Refuses what is no regular file of a disk, and does so without opening it: that alone makes
+    /// some devices act.
+    pub(super) fn check_regular(&self, file: &Path) -> Result<()> {
+        let fail = |e: rustix::io::Errno| Error::io(file, e);
+        let fd = self.openat2(file, OFlags::PATH | OFlags::CLOEXEC).map_err(fail)?;
+        let stat = rustix::fs::fstat(&fd).map_err(fail)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(Error::io(file, not_regular()));
+        }
+        let kind = i128::from(rustix::fs::fstatfs(&fd).map_err(fail)?.f_type) & 0xffff_ffff;
+        if KERNEL_MADE.contains(&kind) {
+            let reason = "the kernel makes its content up: it is no file of a disk";
+            return Err(Error::io(file, io::Error::new(io::ErrorKind::InvalidInput, reason)));
+        }
+        Ok(())
     }
 
     /// Opens a regular file for reading, and nothing else: no link, no pipe, no device.
@@ -160,11 +198,10 @@ impl SourceRoot {
         .map_err(fail)?;
         let stat = rustix::fs::fstat(&fd).map_err(fail)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            let not_regular = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
-            return Err(Error::io(file, not_regular));
+            return Err(Error::io(file, not_regular()));
         }
         let mut stat = file_stat(&stat);
-        stat.mind_acl(|| rustix::fs::fgetxattr(&fd, ACL, &mut [0_u8; 0]));
+        stat.mode = sure_bits(stat.mode, |acl| rustix::fs::fgetxattr(&fd, ACL, acl));
         Ok((File::from(fd), stat))
     }
 
@@ -192,23 +229,18 @@ fn look_at(fd: &OwnedFd, name: &CStr) -> rustix::io::Result<(EntryKind, FileStat
     };
     let mut stat = file_stat(&stat);
     if matches!(kind, EntryKind::File | EntryKind::Folder) {
-        stat.mind_acl(|| rustix::fs::lgetxattr(by_descriptor(fd, name), ACL, &mut [0_u8; 0]));
+        let this = by_descriptor(fd, name);
+        stat.mode = sure_bits(stat.mode, |acl| rustix::fs::lgetxattr(this, ACL, acl));
     }
     Ok((kind, stat))
 }
 
-fn owned(name: &CStr) -> OsString {
-    OsString::from_vec(name.to_bytes().to_vec())
+fn not_regular() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")
 }
 
-impl FileStat {
-    /// Takes the group's permissions away unless `ask`, asking for the size of [`ACL`], finds none.
-    fn mind_acl(&mut self, ask: impl FnOnce() -> rustix::io::Result<usize>) {
-        use rustix::io::Errno;
-        if self.mode & GROUP != 0 && !matches!(ask(), Err(Errno::NODATA | Errno::OPNOTSUPP)) {
-            self.mode &= !GROUP;
-        }
-    }
+fn owned(name: &CStr) -> OsString {
+    OsString::from_vec(name.to_bytes().to_vec())
 }
 
 /// `name` in the folder that is open as `fd`.
@@ -247,11 +279,16 @@ mod tests {
 
     use super::*;
 
-    /// What `setfacl -m user:65534:r-x` makes of mode 0750: the owning group may do nothing, and
-    /// the group bits of the mode become the mask.
-    fn set_acl(path: &Path) {
-        let entries: [(u16, u16, u32); 5] =
-            [(1, 7, !0), (2, 5, 65_534), (4, 0, !0), (0x10, 5, !0), (0x20, 0, !0)];
+    const DENIED: u32 = 65_534;
+
+    /// What `setfacl` makes of mode 0755 for the owning group (`g::---`) or for one user
+    /// (`u:65534:---`).
+    fn set_acl(path: &Path, named: bool) {
+        let mut entries: Vec<(u16, u16, u32)> = vec![(1, 7, !0)];
+        if named {
+            entries.push((2, 0, DENIED));
+        }
+        entries.extend([(4, if named { 5 } else { 0 }, !0), (0x10, 5, !0), (0x20, 5, !0)]);
         let mut acl = 2_u32.to_le_bytes().to_vec();
         for (tag, permissions, id) in entries {
             acl.extend(tag.to_le_bytes());
@@ -261,25 +298,25 @@ mod tests {
         rustix::fs::setxattr(path, ACL, &acl, XattrFlags::empty())
             .expect("scratch files on a file system with POSIX ACLs");
         let mode = path.metadata().unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o750, "the mask is not in the mode");
+        assert_eq!(mode & 0o777, 0o755, "the mask is not in the mode");
     }
 
     #[test]
-    fn the_mask_of_an_acl_is_not_taken_for_what_the_group_may_do() {
+    fn bits_that_an_acl_makes_doubtful_are_not_shown() {
         let scratch = tempfile::tempdir().unwrap();
         let root = SourceRoot::open(scratch.path()).unwrap();
-        for name in ["plain", "limited"] {
+        for name in ["plain", "mask", "named"] {
             let (folder, file) = (scratch.path().join(name), scratch.path().join(name).join("f"));
             std::fs::create_dir(&folder).unwrap();
             std::fs::write(&file, "").unwrap();
             for path in [&folder, &file] {
-                std::fs::set_permissions(path, Permissions::from_mode(0o750)).unwrap();
-                if name == "limited" {
-                    set_acl(path);
+                std::fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
+                if name != "plain" {
+                    set_acl(path, name == "named");
                 }
             }
         }
-        for (name, mode) in [("plain", 0o750), ("limited", 0o700)] {
+        for (name, mode) in [("plain", 0o755), ("mask", 0o705), ("named", 0o700)] {
             let folder = Path::new(name);
             assert_eq!(root.stat_folder(folder).unwrap().mode, mode, "{name}, the folder");
             assert_eq!(root.open_file(&folder.join("f")).unwrap().1.mode, mode, "{name}, the file");
@@ -288,6 +325,9 @@ mod tests {
             let listed = root.list(Path::new("")).unwrap();
             let listed = listed.iter().find(|entry| entry.name == name).unwrap();
             assert_eq!(listed.stat.mode, mode, "{name}, the listed folder");
+            std::fs::create_dir(scratch.path().join(name).join("below")).unwrap();
+            let below = SourceRoot::open(&scratch.path().join(name).join("below")).unwrap();
+            assert_eq!(below.above()[0].mode, mode, "{name}, above a source");
         }
     }
 }

@@ -85,11 +85,12 @@ fn traits(catalog: &Catalog) -> Vec<Traits> {
     all
 }
 
-/// Who may read a file: whom its own bits let, and those of every folder of the source on the way.
+/// Who may read a file: whom its own bits let, and those of every folder on the way.
 fn readers(catalog: &Catalog, file: &FoundFile) -> Access {
     let folders = file.folder().ancestors();
     let stats = folders.filter_map(|folder| catalog.inventory.folders().get(folder));
-    let above = catalog.inventory.root().above();
+    // Outside of the source all folders on the way are noted, up to `/`.
+    let above = if file.is_outside() { &[] } else { catalog.inventory.root().above() };
     stats.chain(above).fold(Access::file(&file.stat), Access::within)
 }
 

@@ -39,7 +39,7 @@ pub struct Info {
     /// Why it is broken.
     pub reason: Option<String>,
     /// The checkpoint that it stands on: its folder's name, or its path in the view if it is one
-    /// of another disk.
+    /// of another disk; outside of the source, the absolute path of the file.
     pub parent: Option<String>,
     /// Why it is taken to stand on its parent; in `info.json` each link of the chain below, too.
     pub evidence: Vec<LinkInfo>,
@@ -107,7 +107,10 @@ impl Info {
             virtual_size: checkpoint.virtual_size,
             state,
             reason,
-            parent: parent.and_then(|link| plan.reference(id, link.checkpoint)),
+            parent: parent.and_then(|link| {
+                let outside = || shown_outside(catalog, link.checkpoint);
+                plan.reference(id, link.checkpoint).or_else(outside)
+            }),
             evidence: link_info(catalog, id).into_iter().collect(),
             warnings: checkpoint.warnings.clone(),
         }
@@ -167,6 +170,10 @@ pub fn error_txt(catalog: &Catalog, plan: &Plan, id: CheckpointId, images: &Imag
 /// A path of the source as text. JSON holds no other bytes; what is not UTF-8 is replaced.
 fn shown(catalog: &Catalog, id: CheckpointId) -> String {
     catalog.file_of(id).path.to_string_lossy().into_owned()
+}
+
+fn shown_outside(catalog: &Catalog, id: CheckpointId) -> Option<String> {
+    catalog.file_of(id).is_outside().then(|| shown(catalog, id))
 }
 
 fn link_info(catalog: &Catalog, id: CheckpointId) -> Option<LinkInfo> {

@@ -29,8 +29,17 @@ use plan::Plan;
 use crate::chain::catalog::{Catalog, CheckpointId, State};
 use crate::chain::place::Kind;
 use crate::error::{Error, Result};
-use crate::source::SourceRoot;
+use crate::source::Roots;
 use crate::view::DiskImage;
+
+/// What a user decides about a view.
+#[derive(Debug, Clone, Default)]
+pub struct ViewOptions {
+    /// Folders outside of the source that headers may lead to.
+    pub allowed: Vec<PathBuf>,
+    /// What becomes of restore points that are not whole.
+    pub missing: Missing,
+}
 
 /// What kind of thing a node of the view is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,16 +138,12 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// The view of a source: a folder, or one image whose chain is looked for in its folder.
-    pub fn from_source(source: &Path) -> Result<Self> {
-        Self::with_missing(source, Missing::Hide)
-    }
-
-    /// The same, with another answer to what is missing.
-    pub fn with_missing(source: &Path, missing: Missing) -> Result<Self> {
-        let catalog = read_catalog(source)?;
+    /// The view of a source: a folder, or one image whose chain is looked for in its folder; and
+    /// beneath the folders that the options allow, where headers lead there.
+    pub fn from_source(source: &Path, options: &ViewOptions) -> Result<Self> {
+        let catalog = read_catalog(source, &options.allowed)?;
         let mut inodes = inode::Inodes::default();
-        Ok(build::tree(catalog, &Caches::default(), missing, &mut inodes))
+        Ok(build::tree(catalog, &Caches::default(), options.missing, &mut inodes))
     }
 
     /// The entry of this name.
@@ -285,12 +290,13 @@ fn kind_of(body: &Body) -> NodeKind {
     }
 }
 
-/// Reads the catalog of a source: a folder, or one image whose chain is looked for in its folder.
-pub fn read_catalog(source: &Path) -> Result<Catalog> {
+/// Reads the catalog of a source: a folder, or one image whose chain is looked for in its folder; and
+/// beneath the folders `allowed`, where headers lead there.
+pub fn read_catalog(source: &Path, allowed: &[PathBuf]) -> Result<Catalog> {
     let real = source.canonicalize().map_err(|e| Error::io(source, e))?;
     let stat = real.metadata().map_err(|e| Error::io(source, e))?;
     if stat.is_dir() {
-        return Catalog::read(Arc::new(SourceRoot::open(&real)?));
+        return Catalog::read(Arc::new(Roots::open(&real, allowed)?));
     }
     if !stat.is_file() {
         let what = format!("{}: neither a folder nor a regular file", source.display());
@@ -298,7 +304,7 @@ pub fn read_catalog(source: &Path) -> Result<Catalog> {
     }
     let folder = real.parent().unwrap_or(Path::new("/"));
     let name: PathBuf = real.file_name().unwrap_or_default().into();
-    let mut catalog = Catalog::read(Arc::new(SourceRoot::open(folder)?))?;
+    let mut catalog = Catalog::read(Arc::new(Roots::open(folder, allowed)?))?;
     catalog.keep_only(&name);
     if catalog.disks.is_empty() {
         let what = format!(

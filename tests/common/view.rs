@@ -107,7 +107,12 @@ impl View {
 
     /// What `qcowfs ls SOURCE --json` says, in its order.
     pub(crate) fn listed(source: &Path) -> Self {
-        let run = Run::qcowfs().arg("ls").arg(source).arg("--json").ok();
+        Self::listed_with(source, &[])
+    }
+
+    /// The same with further options.
+    pub(crate) fn listed_with(source: &Path, options: &[&str]) -> Self {
+        let run = Run::qcowfs().arg("ls").args(options).arg(source).arg("--json").ok();
         let json: Value = serde_json::from_slice(&run.stdout)
             .unwrap_or_else(|e| panic!("ls --json is not JSON: {e}\n{}", run.text()));
         let mut view = Self::default();
