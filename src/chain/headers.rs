@@ -56,7 +56,7 @@ impl<'a> Finder<'a> {
                 let reason = format!("its {what} is refused: {reason}");
                 return HeaderLink::Missing { path: PathBuf::new(), reason };
             }
-            Some(BackingName::Path(path)) => path,
+            Some(BackingName::Path { path, .. }) => path,
         };
         let file = self.inventory.file(image);
         let found = self.exact(file, path).filter(|&id| id != image).map(|id| {

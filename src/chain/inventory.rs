@@ -343,6 +343,17 @@ impl Inventory {
     }
 }
 
+impl QcowFacts {
+    /// The format of its backing file: as the header says, or else the name in it.
+    pub fn backing_format(&self) -> Option<&str> {
+        let header = self.header.backing_format.as_deref().filter(|format| !format.is_empty());
+        header.or(match self.backing {
+            Some(BackingName::Path { format, .. }) => format,
+            _ => None,
+        })
+    }
+}
+
 impl FoundFile {
     /// The file's name.
     pub fn name(&self) -> &OsStr {
