@@ -14,10 +14,13 @@ mod common;
 
 use std::path::Path;
 
+use qcowfs::tree::{Ino, Opened, Tree, ViewOptions};
+
 use common::content::{bytes, data_ranges, must_equal};
 use common::prng::Prng;
 use common::qcow2_writer::{CLUSTER, LARGEST, Overlay};
 use common::run::scratch;
+use common::watch::within;
 use common::{Mount, Run, User, View};
 
 const LAYERS: usize = 4096;
@@ -93,6 +96,46 @@ fn four_thousand_layers_need_no_more_than_256_descriptors() {
     mount.must_be_up();
     check(&mount, source.path());
     mount.unmount();
+}
+
+/// The longest chain that is shown, in layers, and one more. Each layer is an empty overlay, but for
+/// the lowest and the two highest.
+#[test]
+fn a_chain_of_65536_layers_is_shown_and_one_of_65537_is_refused() {
+    const LONGEST: usize = 65_536;
+    let source = scratch();
+    let name = |layer: usize| format!("{layer:05}.qcow2");
+    for layer in 0..=LONGEST {
+        let below = layer.checked_sub(1).map(name);
+        let backing = below.as_deref().map(|name| (name, "qcow2"));
+        let holds = layer == 0 || layer + 2 > LONGEST;
+        let data = holds.then(|| (layer as u64 % 64, content_of(layer)));
+        Overlay { virtual_size: 32_768, backing, data }.write(&source.path().join(name(layer)));
+    }
+    let folder = source.path().to_path_buf();
+    within(300, "looking at 65537 layers", move || {
+        let tree = Tree::from_source(&folder, &ViewOptions::default()).expect("a view");
+        let seen = |layer: usize, file: &str| {
+            let disk = tree.lookup(Ino::ROOT, name(0).as_ref()).expect("one disk");
+            let checkpoint = tree.lookup(disk, name(layer).as_ref()).expect("its checkpoint");
+            tree.lookup(checkpoint, file.as_ref()).and_then(|ino| tree.open(ino))
+        };
+        let Some(Opened::Image(image)) = seen(LONGEST - 1, "disk.img") else {
+            panic!("the longest chain is not shown")
+        };
+        let mut disk = vec![1; 32_768];
+        assert_eq!(image.read_at(0, &mut disk).expect("a read"), disk.len());
+        let mut wanted = vec![0; disk.len()];
+        for layer in [0, LONGEST - 1] {
+            let at = layer % 64 * CLUSTER;
+            wanted[at..at + CLUSTER].copy_from_slice(&content_of(layer));
+        }
+        must_equal("the longest chain", &disk, &wanted);
+        assert!(seen(LONGEST, "disk.img").is_none(), "a longer chain is shown");
+        let Some(Opened::Text(error)) = seen(LONGEST, "error.txt") else { panic!("no reason") };
+        let error = String::from_utf8(error.to_vec()).expect("UTF-8");
+        assert!(error.contains("its chain is longer than 65536 images"), "{error}");
+    });
 }
 
 #[test]

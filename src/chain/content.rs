@@ -57,6 +57,17 @@ pub struct QcowFacts {
     pub warnings: Vec<String>,
 }
 
+impl QcowFacts {
+    /// The format of its backing file: as the header says, or else the name in it.
+    pub fn backing_format(&self) -> Option<&str> {
+        let header = self.header.backing_format.as_deref().filter(|format| !format.is_empty());
+        header.or(match self.backing {
+            Some(BackingName::Path { format, .. }) => format,
+            _ => None,
+        })
+    }
+}
+
 pub(super) fn look_into(file: &LocalFile, declared: Option<DeclaredFormat>) -> Result<Content> {
     let mut start = [0; 512];
     let got = file.read_at(0, &mut start)?;

@@ -64,7 +64,7 @@ impl<'a> Finder<'a> {
                 let reason = format!("its {what} is refused: {reason}");
                 return HeaderLink::Missing { path: PathBuf::new(), reason };
             }
-            Some(BackingName::Path(path)) => path,
+            Some(BackingName::Path { path, .. }) => path,
         };
         let file = self.inventory.file(image);
         if let Some(to) = self.exact(file, path).filter(|&id| id != image) {

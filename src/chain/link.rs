@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::evidence::{Basis, Evidence};
 use super::headers::{Finder, HeaderLink};
-use super::inventory::{Content, FileId, FoundCheckpoint, FoundFile, Inventory};
+use super::inventory::{Content, FileId, FoundCheckpoint, FoundFile, Inventory, QcowFacts};
 use super::order::parents_first;
 use super::place::{DiskKey, Kind, Parent, Place, TimeBasis, plain_place};
 use super::{live, named_push, outside, push, qmpbackup, streams};
@@ -79,7 +79,7 @@ fn read_as_raw_beside(inventory: &Inventory) -> Vec<FileId> {
     let mut raw = Vec::new();
     for (id, image, facts) in images {
         let backing = facts.backing.as_ref();
-        let backing = backing.filter(|_| facts.header.backing_format.as_deref() == Some("raw"));
+        let backing = backing.filter(|_| facts.backing_format() == Some("raw"));
         for name in [facts.data_file.as_ref(), backing] {
             if let HeaderLink::To { file, .. } = finder.find(id, name, "file")
                 && inventory.file(file).folder() == image.folder()
@@ -126,15 +126,21 @@ impl Linker<'_> {
 
     /// A link to `file` for this evidence, which reads it as the header's backing format says.
     pub(super) fn parent(&self, image: FileId, file: FileId, evidence: Evidence) -> Parent {
-        let format =
-            self.inventory.file(image).qcow2().and_then(|f| f.header.backing_format.as_deref());
+        let format = self.inventory.file(image).qcow2().and_then(QcowFacts::backing_format);
         let follows_header =
             matches!(self.header(image), HeaderLink::To { file: to, .. } if *to == file);
-        let is_qcow2 = self.inventory.file(file).qcow2().is_some();
+        // Why a damaged image cannot be read is told by itself.
+        let may_be_qcow2 =
+            matches!(self.inventory.file(file).content, Content::Qcow2(_) | Content::Unreadable(_));
         match format.filter(|_| follows_header) {
             Some("raw") => Parent::File { file, as_raw: true, evidence },
-            Some("qcow2") if !is_qcow2 => Parent::Missing(format!(
+            Some("qcow2") if !may_be_qcow2 => Parent::Missing(format!(
                 "its backing file {} should be a qcow2 image and is none",
+                self.inventory.file(file).path.display()
+            )),
+            Some(other) if other != "qcow2" => Parent::Missing(format!(
+                "the format of its backing file {} should be {other:?}, which qcowfs does not read; \
+                 if it is a raw or a qcow2 image, declare it as the parent in qcowfs.toml",
                 self.inventory.file(file).path.display()
             )),
             None if self.inventory.file(file).is_plain()
@@ -257,7 +263,7 @@ impl Linker<'_> {
     /// The path that the image's header names.
     pub(super) fn backing_path(&self, id: FileId) -> Option<&Path> {
         match self.inventory.file(id).qcow2()?.backing.as_ref()? {
-            BackingName::Path(path) => Some(path),
+            BackingName::Path { path, .. } => Some(path),
             BackingName::Refused(_) => None,
         }
     }

@@ -83,12 +83,12 @@ fn named_by(inventory: &Inventory, id: FileId) -> Named {
     let file = inventory.file(id);
     let Some(facts) = file.qcow2() else { return Named::default() };
     let path = |name: Option<&BackingName>| match name? {
-        BackingName::Path(name) => allowed(inventory.roots(), file.folder(), name),
+        BackingName::Path { path, .. } => allowed(inventory.roots(), file.folder(), path),
         BackingName::Refused(_) => None,
     };
     let backing = path(facts.backing.as_ref());
     let mut raw: Vec<PathBuf> = path(facts.data_file.as_ref()).into_iter().collect();
-    if facts.header.backing_format.as_deref() == Some("raw") {
+    if facts.backing_format() == Some("raw") {
         raw.extend(backing);
         return Named { image: None, raw };
     }

@@ -1,4 +1,7 @@
 //! What a qcow2 header calls its backing file or data file: a path, or something that is no file.
+//!
+//! QEMU's `json:` names may hold options of its block drivers. Those that show other bytes than the
+//! file's own are refused; those that do not are passed over.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -10,7 +13,12 @@ use serde_json::Value;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BackingName {
     /// A path, absolute or relative to the image that names it. Nothing says that it is harmless.
-    Path(PathBuf),
+    Path {
+        /// That path.
+        path: PathBuf,
+        /// The format of the file (`raw`, `qcow2`), where the name says it.
+        format: Option<&'static str>,
+    },
     /// Something that is not a file: the reason why it is not followed.
     Refused(String),
 }
@@ -23,21 +31,21 @@ impl BackingName {
             return Self::from_json(json);
         }
         if let Some(path) = raw.strip_prefix(b"file:") {
-            return Self::path(path);
+            return Self::path(path, None);
         }
         match protocol(raw) {
             Some(protocol) => {
                 Self::Refused(format!("it is reached over {protocol:?}, and only files are opened"))
             }
-            None => Self::path(raw),
+            None => Self::path(raw, None),
         }
     }
 
-    fn path(raw: &[u8]) -> Self {
+    fn path(raw: &[u8], format: Option<&'static str>) -> Self {
         if raw.contains(&0) {
             return Self::Refused("its name holds a NUL byte".into());
         }
-        Self::Path(OsString::from_vec(raw.to_vec()).into())
+        Self::Path { path: OsString::from_vec(raw.to_vec()).into(), format }
     }
 
     fn from_json(json: &[u8]) -> Self {
@@ -46,38 +54,56 @@ impl BackingName {
             Err(e) => return Self::Refused(format!("its json: name does not parse: {e}")),
         };
         match json_filename(&value) {
-            Ok(name) => Self::path(name.as_bytes()),
+            Ok((name, format)) => Self::path(name.as_bytes(), format),
             Err(reason) => Self::Refused(reason),
         }
     }
 }
 
-/// The file at the bottom of QEMU's block-driver options, nested or with dotted keys.
-fn json_filename(options: &Value) -> Result<&str, String> {
+/// The file at the bottom of QEMU's block-driver options, nested or with dotted keys, and its
+/// format.
+fn json_filename(options: &Value) -> Result<(&str, Option<&'static str>), String> {
     let mut node = options;
+    let mut format = None;
     // Format driver over file driver is two levels; a filter or two may lie between.
     for _ in 0..8 {
-        let driver = node.get("driver").and_then(Value::as_str);
-        if driver == Some("file") || driver.is_none() || driver.is_some_and(is_format) {
-            if let Some(name) = node.get("filename").and_then(Value::as_str) {
-                return Ok(name);
-            }
-            if let Some(name) = node.get("file.filename").and_then(Value::as_str) {
-                return match node.get("file.driver").and_then(Value::as_str) {
-                    None | Some("file") => Ok(name),
-                    Some(other) => Err(refused_driver(other)),
-                };
-            }
-        } else if let Some(other) = driver {
-            return Err(refused_driver(other));
+        check_options(node)?;
+        match node.get("driver").and_then(Value::as_str) {
+            Some("raw") if format.is_none() => format = Some("raw"),
+            Some("qcow2") if format.is_none() => format = Some("qcow2"),
+            Some("raw" | "qcow2") => return Err("its json: name has a format in another".into()),
+            None | Some("file" | "copy-on-read" | "throttle") => {}
+            Some(other) => return Err(refused_driver(other)),
+        }
+        if let Some(name) = node.get("filename").and_then(Value::as_str) {
+            return Ok((name, format));
+        }
+        if let Some(name) = node.get("file.filename").and_then(Value::as_str) {
+            return match node.get("file.driver").and_then(Value::as_str) {
+                None | Some("file") => Ok((name, format)),
+                Some(other) => Err(refused_driver(other)),
+            };
         }
         node = node.get("file").ok_or("its json: name holds no file name")?;
     }
     Err("its json: name is nested too deeply".into())
 }
 
-fn is_format(driver: &str) -> bool {
-    matches!(driver, "qcow2" | "raw" | "copy-on-read" | "throttle")
+/// Refuses the options of `raw` and `qcow2` that make another disk of a file than it holds.
+fn check_options(node: &Value) -> Result<(), String> {
+    const OTHER_BYTES: [&str; 5] = ["offset", "size", "backing", "data-file", "encrypt"];
+    let option = |key: &String| {
+        let mut parts = key.split('.').skip_while(|part| *part == "file");
+        parts.next().is_some_and(|part| OTHER_BYTES.contains(&part))
+    };
+    let mut keys = node.as_object().into_iter().flat_map(|node| node.keys());
+    match keys.find(|key| option(key)) {
+        None => Ok(()),
+        Some(key) => Err(format!(
+            "the option {key:?} of its json: name makes another disk of the file, and is not \
+             understood"
+        )),
+    }
 }
 
 fn refused_driver(driver: &str) -> String {
@@ -97,7 +123,11 @@ mod tests {
     use super::*;
 
     fn path(p: &str) -> BackingName {
-        BackingName::Path(p.into())
+        BackingName::Path { path: p.into(), format: None }
+    }
+
+    fn image(p: &str, format: &'static str) -> BackingName {
+        BackingName::Path { path: p.into(), format: Some(format) }
     }
 
     #[test]
@@ -111,11 +141,14 @@ mod tests {
     #[test]
     fn json_names_lead_to_the_file_at_the_bottom() {
         let nested = br#"json:{"driver":"qcow2","file":{"driver":"file","filename":"/a/b"}}"#;
-        assert_eq!(BackingName::parse(nested), path("/a/b"));
+        assert_eq!(BackingName::parse(nested), image("/a/b", "qcow2"));
         let dotted = br#"json:{"driver":"qcow2","file.driver":"file","file.filename":"/a/b"}"#;
-        assert_eq!(BackingName::parse(dotted), path("/a/b"));
+        assert_eq!(BackingName::parse(dotted), image("/a/b", "qcow2"));
         let bare = br#"json:{"driver":"file","filename":"b"}"#;
         assert_eq!(BackingName::parse(bare), path("b"));
+        let raw =
+            br#"json:{"driver":"raw","read-only":true,"file":{"driver":"file","filename":"b"}}"#;
+        assert_eq!(BackingName::parse(raw), image("b", "raw"));
     }
 
     #[test]
@@ -128,6 +161,11 @@ mod tests {
             br#"json:{"driver":"qcow2","file":{"driver":"https","filename":"x"}}"#,
             br#"json:{"file.driver":"nbd","file.filename":"x"}"#,
             br#"json:{"driver":"qcow2"}"#,
+            br#"json:{"driver":"raw","offset":512,"file":{"driver":"file","filename":"b"}}"#,
+            br#"json:{"driver":"copy-on-read","file.offset":0,"file.filename":"b"}"#,
+            br#"json:{"driver":"qcow2","backing":null,"file.filename":"b"}"#,
+            br#"json:{"driver":"qcow2","encrypt.key-secret":"x","file.filename":"b"}"#,
+            br#"json:{"driver":"raw","file":{"driver":"qcow2","file.filename":"b"}}"#,
             b"a\0b",
         ] {
             assert!(matches!(BackingName::parse(name), BackingName::Refused(_)), "{name:?}");

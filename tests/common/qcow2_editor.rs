@@ -49,6 +49,11 @@ impl Editor {
         Self { path, bytes }
     }
 
+    /// An image that is nowhere yet.
+    pub(crate) fn of(bytes: Vec<u8>) -> Self {
+        Self { path: PathBuf::from("(memory)"), bytes }
+    }
+
     pub(crate) fn save(&self) {
         std::fs::write(&self.path, &self.bytes).unwrap_or_else(|e| panic!("{:?}: {e}", self.path));
     }
@@ -68,8 +73,16 @@ impl Editor {
     }
 
     pub(crate) fn put(&mut self, at: u64, value: u64) {
+        self.write(at, &value.to_be_bytes());
+    }
+
+    pub(crate) fn put32(&mut self, at: u64, value: u32) {
+        self.write(at, &value.to_be_bytes());
+    }
+
+    pub(crate) fn write(&mut self, at: u64, bytes: &[u8]) {
         let at = index(at);
-        self.bytes[at..at + 8].copy_from_slice(&value.to_be_bytes());
+        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
     /// Flips bits of one byte.

@@ -23,8 +23,9 @@ pub struct Bitmap {
 
 /// Reads the directory of bitmaps of an image, in its order. An image without one has none.
 pub fn read_bitmaps(file: &dyn Source, header: &Header) -> Result<Vec<Bitmap>> {
-    let Some(directory) = header.bitmaps else { return Ok(Vec::new()) };
+    let Some(directory) = &header.bitmaps else { return Ok(Vec::new()) };
     let named = |defect: Defect| defect.in_file(file.path());
+    let directory = directory.clone().map_err(named)?;
     check(directory, header.cluster_size(), file.len()).map_err(named)?;
     let mut bytes = vec![0; to_usize(directory.size)];
     file.read_exact(directory.offset, &mut bytes)?;

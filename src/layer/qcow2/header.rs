@@ -75,8 +75,9 @@ pub struct Header {
     pub snapshot_count: u32,
     /// Where the table of snapshots starts.
     pub snapshots_offset: u64,
-    /// Where the names of the bitmaps are; `None` as well where they are stale.
-    pub bitmaps: Option<BitmapDirectory>,
+    /// Where the names of the bitmaps are, or why that cannot be told; `None` as well where they are
+    /// stale.
+    pub bitmaps: Option<Result<BitmapDirectory, Defect>>,
     incompatible_features: u64,
 }
 

@@ -101,7 +101,8 @@ pub(super) struct Parts {
     pub(super) data_file: Option<Vec<u8>>,
     /// Offset and length.
     pub(super) luks: Option<(u64, u64)>,
-    pub(super) bitmaps: Option<BitmapDirectory>,
+    /// A reader needs no bitmaps: what is wrong with them is for those who do.
+    pub(super) bitmaps: Option<Result<BitmapDirectory, Defect>>,
 }
 
 impl Parts {
@@ -113,7 +114,7 @@ impl Parts {
                 BACKING_FORMAT => parts.backing_format = Some(backing_format(&extension)?),
                 DATA_FILE => parts.data_file = Some(extension.data.to_vec()),
                 LUKS => parts.luks = Some(luks(&extension)?),
-                BITMAPS => parts.bitmaps = Some(bitmaps(&extension)?),
+                BITMAPS => parts.bitmaps = Some(bitmaps(&extension)),
                 _ => {}
             }
         }
