@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::retry_on_intr;
 
 use crate::error::{Error, Result};
 
@@ -141,7 +142,7 @@ impl SourceRoot {
         let fail = |e: rustix::io::Errno| Error::io(self.shown(folder), e);
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = self.openat2(folder, flags).map_err(fail)?;
-        let mut stat = file_stat(&rustix::fs::fstat(&fd).map_err(fail)?);
+        let mut stat = file_stat(&retry_on_intr(|| rustix::fs::fstat(&fd)).map_err(fail)?);
         // What was opened by its path alone has no `fgetxattr`.
         stat.mind_acl(|| rustix::fs::lgetxattr(by_descriptor(&fd, c"."), ACL, &mut [0_u8; 0]));
         Ok(stat)
@@ -158,7 +159,7 @@ impl SourceRoot {
             other => other,
         }
         .map_err(fail)?;
-        let stat = rustix::fs::fstat(&fd).map_err(fail)?;
+        let stat = retry_on_intr(|| rustix::fs::fstat(&fd)).map_err(fail)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             let not_regular = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
             return Err(Error::io(file, not_regular));
@@ -172,7 +173,7 @@ impl SourceRoot {
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         let resolve =
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        rustix::fs::openat2(&self.dir, path, flags, Mode::empty(), resolve)
+        retry_on_intr(|| rustix::fs::openat2(&self.dir, path, flags, Mode::empty(), resolve))
     }
 
     /// `folder` as a person would name it.
@@ -183,7 +184,7 @@ impl SourceRoot {
 
 /// What an entry of the folder that is open as `fd` is.
 fn look_at(fd: &OwnedFd, name: &CStr) -> rustix::io::Result<(EntryKind, FileStat)> {
-    let stat = rustix::fs::statat(fd, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let stat = retry_on_intr(|| rustix::fs::statat(fd, name, AtFlags::SYMLINK_NOFOLLOW))?;
     let kind = match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => EntryKind::File,
         FileType::Directory => EntryKind::Folder,
