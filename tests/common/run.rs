@@ -187,6 +187,7 @@ fn package_of(program: &str) -> &str {
         "mkfs.xfs" => "xfsprogs",
         "sfdisk" => "fdisk",
         "setfattr" => "attr",
+        "nbdfuse" => "libnbd-bin",
         "mount" | "umount" | "losetup" => "mount",
         "script" => "bsdutils",
         "setpriv" | "fallocate" => "util-linux",
