@@ -55,6 +55,17 @@ impl Error {
         Self::Io { file: file.into(), offset: None, source: source.into() }
     }
 
+    /// The file that it is about, if it is about one.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Corrupt { file, .. }
+            | Self::Unsupported { file, .. }
+            | Self::MissingLayer { file, .. }
+            | Self::Io { file, .. } => Some(file),
+            Self::Usage(_) => None,
+        }
+    }
+
     /// An [`Error::Io`] at a byte offset.
     pub fn io_at(file: impl Into<PathBuf>, offset: u64, source: impl Into<io::Error>) -> Self {
         Self::Io { file: file.into(), offset: Some(offset), source: source.into() }

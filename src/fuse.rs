@@ -11,7 +11,7 @@ mod refusals;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use fuser::{
     AccessFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
@@ -19,10 +19,11 @@ use fuser::{
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
     ReplyStatfs, ReplyXattr, Request,
 };
-use log::{debug, error};
+use log::{Level, debug, error};
 
 use crate::errno::errno;
 use crate::error::Error;
+use crate::fault_log;
 use crate::tree::{Attr, Ino, NodeKind, Opened, Tree};
 use attributes::{BLOCK_SIZE, file_attr, file_type, lifetime, nothing};
 use content::Target;
@@ -68,7 +69,9 @@ impl View {
     }
 
     fn log_fault(&self, ino: INodeNo, request: fmt::Arguments<'_>, fault: &Error) {
-        error!("{}: {request}: {fault}", self.path(ino).display());
+        if fault_log::admits(Level::Error, fault.file().unwrap_or(Path::new(""))) {
+            error!("{}: {request}: {fault}", self.path(ino).display());
+        }
     }
 }
 

@@ -19,6 +19,7 @@
 //! | [`source`] | read-only bytes of the files beneath the source folder                       |
 //! | [`extent`] | ranges and what is said about them                                           |
 //! | [`error`]  | what can go wrong                                                            |
+//! | `fault_log` | how much of it goes to the log                                              |
 //! | `sys`      | the system calls that take `unsafe`, which is written nowhere else           |
 //!
 //! # The way of a read
@@ -34,6 +35,7 @@ pub mod codec;
 pub mod errno;
 pub mod error;
 pub mod extent;
+mod fault_log;
 pub mod fuse;
 pub mod layer;
 pub mod layout;

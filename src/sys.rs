@@ -63,11 +63,17 @@ pub(crate) fn fiemap(file: &File, start: u64, length: u64) -> io::Result<Vec<Fie
     map.start = start;
     map.length = length;
     map.extent_count = u32::try_from(BATCH).unwrap_or(0);
-    // SAFETY: the descriptor is open for as long as `file` is borrowed; the kernel writes at most
-    // `extent_count` extents behind the header, and `map` has room for as many.
-    let result = unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_FIEMAP as _, &raw mut map) };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
+    loop {
+        // SAFETY: the descriptor is open for as long as `file` is borrowed; the kernel writes at
+        // most `extent_count` extents behind the header, and `map` has room for as many.
+        let result = unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_FIEMAP as _, &raw mut map) };
+        if result == 0 {
+            break;
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
     }
     let count = usize::try_from(map.mapped_extents).unwrap_or(0).min(BATCH);
     Ok(map

@@ -37,7 +37,8 @@ const MOST_THREADS: usize = 8;
 /// Mount a view of a source, read-only
 ///
 /// Returns when the view answers, and leaves a process in the background that serves it until it
-/// is unmounted (by `qcowfs umount`, `umount` or SIGTERM).
+/// is unmounted (by `qcowfs umount`, `umount` or SIGTERM; a second SIGTERM detaches a busy one).
+/// What a killed qcowfs left at the mount point is removed first.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -6,9 +6,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use log::Level;
+
 use super::Layer;
 use crate::error::{Error, Result};
 use crate::extent::{Fault, GuestOffset, HostOffset, Slot, Word, Words};
+use crate::fault_log;
 use crate::source::{Allocation, AllocationState, Source};
 
 /// A raw image: a whole disk, or an increment.
@@ -65,7 +68,9 @@ impl Layer for RawLayer {
                 words.push_until(end, self.hole);
             }
             Err(e) => {
-                log::error!("what the file holds between its holes cannot be found out: {e}");
+                if fault_log::admits(Level::Error, self.file.path()) {
+                    log::error!("what the file holds between its holes cannot be found out: {e}");
+                }
                 words.push_until(end, Word::Bad(Fault::Unreadable));
             }
         }

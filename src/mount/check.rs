@@ -4,6 +4,7 @@ use std::fs::FileType;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use log::warn;
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 use rustix::process::geteuid;
@@ -11,6 +12,7 @@ use rustix::process::geteuid;
 use super::device;
 use super::mountinfo::{Mount, MountTable, untouched};
 use super::options::MountOptions;
+use super::unmount::unmount;
 use crate::error::{Error, Result};
 
 /// A source and a mount point that fit together: absolute, without symbolic links.
@@ -68,22 +70,20 @@ fn check_source(path: &Path) -> Result<PathBuf> {
 }
 
 fn check_mount_point(path: &Path) -> Result<PathBuf> {
-    let table = MountTable::read()?;
-    if let Some(mount) = untouched(path).and_then(|path| table.top(&path)) {
-        check_free(path, mount)?;
+    if let Some(real) = untouched(path) {
+        check_free(path, &real)?;
     }
-    let (real, kind) = match resolve(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            return refuse(path, "the mount point does not exist: create the folder first");
-        }
-        // By way of a symbolic link.
-        Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => return refuse_dead(path),
-        other => other.map_err(|e| Error::io(path, e))?,
+    let fail = |e: io::Error| match e.kind() {
+        io::ErrorKind::NotFound => Error::Usage(format!(
+            "{}: the mount point does not exist: create the folder first",
+            path.display()
+        )),
+        _ => Error::io(path, e),
     };
-    if let Some(mount) = table.top(&real) {
-        check_free(path, mount)?;
-    }
-    if !kind.is_dir() {
+    // By way of a symbolic link it may be another name.
+    let real = path.canonicalize().map_err(fail)?;
+    check_free(path, &real)?;
+    if !real.metadata().map_err(fail)?.is_dir() {
         return refuse(path, "the mount point is not a folder");
     }
     Ok(real)
@@ -95,38 +95,40 @@ fn resolve(path: &Path) -> io::Result<(PathBuf, FileType)> {
     Ok((real, kind))
 }
 
-/// Another kind of file system may be mounted over; a FUSE mount is most likely a mistake.
-fn check_free(path: &Path, mount: &Mount) -> Result<()> {
-    if !mount.is_fuse() {
-        return Ok(());
-    }
-    // Not `stat`: the kernel may answer that from its cache long after the daemon's death.
-    let dead = matches!(rustix::fs::statfs(&mount.path), Err(Errno::NOTCONN));
-    match (mount.is_qcowfs(), dead) {
-        (true, true) => refuse_dead(path),
-        (true, false) => {
-            let shown = path.display();
-            let source = mount.source.display();
-            let why = format!("already mounted (from {source}): `qcowfs umount {shown}` first");
-            refuse(path, &why)
-        }
-        (false, _) => {
-            let shown = path.display();
-            let (fs_type, source) = (mount.fs_type.display(), mount.source.display());
+/// Another kind of file system may be mounted over; a FUSE mount is most likely a mistake, but
+/// for a view that a killed process of this program left there: it goes away. `path` is the name
+/// that the user gave to `real`.
+fn check_free(path: &Path, real: &Path) -> Result<()> {
+    loop {
+        let table = MountTable::read()?;
+        let Some(mount) = table.top(real).filter(|mount| mount.is_fuse()) else { return Ok(()) };
+        let (shown, source) = (path.display(), mount.source.display());
+        if !mount.is_qcowfs() {
+            let fs_type = mount.fs_type.display();
             let why = format!(
                 "already a mount point ({fs_type} of {source}): `fusermount3 -u {shown}` first"
             );
-            refuse(path, &why)
+            return refuse(path, &why);
         }
+        if !is_dead(mount) {
+            let why = format!("already mounted (from {source}): `qcowfs umount {shown}` first");
+            return refuse(path, &why);
+        }
+        // Its users get nothing but errors any more: nobody is served by waiting for them.
+        unmount(real, true).map_err(|e| {
+            Error::Usage(format!(
+                "{shown}: a view is still mounted there whose process is gone: \
+                 `qcowfs umount --lazy {shown}` first ({e})"
+            ))
+        })?;
+        warn!("{shown}: a view of {source} was still mounted there whose process is gone: removed");
     }
 }
 
-fn refuse_dead<T>(path: &Path) -> Result<T> {
-    let shown = path.display();
-    let why = format!(
-        "a view is still mounted there whose process is gone: `qcowfs umount --lazy {shown}` first"
-    );
-    refuse(path, &why)
+/// Whether nobody serves it any more. Not `stat`: the kernel may answer that from its cache long
+/// after the daemon's death.
+fn is_dead(mount: &Mount) -> bool {
+    matches!(rustix::fs::statfs(&mount.path), Err(Errno::NOTCONN))
 }
 
 fn check_apart(source: &Path, mount_point: &Path) -> Result<()> {

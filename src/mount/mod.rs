@@ -25,6 +25,7 @@ pub use signals::Hangup;
 pub use unmount::unmount;
 
 use crate::error::{Error, Result};
+use crate::fault_log;
 use crate::fuse::View;
 use crate::tree::Tree;
 use mountinfo::MountTable;
@@ -80,6 +81,7 @@ impl Mounted {
     pub fn serve(self) -> Result<()> {
         let path = &self.own.path;
         let over = self.session.join();
+        fault_log::flush();
         self.ended.store(true, Ordering::Release);
         if let Err(e) = over {
             // It was not unmounted, so its device number is still its own.

@@ -1,4 +1,5 @@
-//! The signals of a mounted view: SIGTERM and SIGINT unmount it, as soon as nobody uses it.
+//! The signals of a mounted view: SIGTERM and SIGINT unmount it, as soon as nobody uses it. A
+//! second one does not wait: it detaches the view, and who reads in it may finish.
 
 use std::io;
 use std::sync::Arc;
@@ -39,12 +40,12 @@ pub(super) fn obey(
     mount: Arc<OwnMount>,
     ended: Arc<AtomicBool>,
 ) -> io::Result<()> {
+    let ends = move |signal| signal != SIGHUP || hangup == Hangup::Unmount;
     let serve = move || {
-        for signal in signals.forever() {
-            if signal == SIGHUP && hangup == Hangup::Ignore {
-                continue;
-            }
-            if unmount_when_free(&mount, &ended) {
+        while !ended.load(Ordering::Acquire) {
+            let asked = signals.wait().any(ends);
+            let mut again = || signals.pending().any(ends);
+            if asked && unmount_when_free(&mount, &ended, &mut again) {
                 // Whatever is mounted there from now on is not ours.
                 break;
             }
@@ -53,12 +54,20 @@ pub(super) fn obey(
     thread::Builder::new().name("signals".to_owned()).spawn(serve).map(drop)
 }
 
-/// Returns whether the mount is done with.
-fn unmount_when_free(mount: &OwnMount, ended: &AtomicBool) -> bool {
+/// Returns whether the mount is done with. `again` says whether another signal asks for its end.
+fn unmount_when_free(
+    mount: &OwnMount,
+    ended: &AtomicBool,
+    again: &mut impl FnMut() -> bool,
+) -> bool {
     let path = mount.path.display();
-    let mut told = false;
+    let (mut told, mut lazy) = (false, false);
     while !ended.load(Ordering::Acquire) {
-        match attempt(mount) {
+        match attempt(mount, lazy) {
+            Ok(Attempt::Done) if lazy => {
+                warn!("{path}: detached: served until its last user lets go");
+                return true;
+            }
             Ok(Attempt::Done) => {
                 info!("{path}: unmounted");
                 return true;
@@ -68,7 +77,10 @@ fn unmount_when_free(mount: &OwnMount, ended: &AtomicBool) -> bool {
                 return false;
             }
             Ok(Attempt::Busy) if !told => {
-                warn!("{path}: busy: still served, the unmount is retried until nobody uses it");
+                warn!(
+                    "{path}: busy (`fuser -vm {path}` shows who uses it): still served, and \
+                     unmounted when nobody uses it; a second SIGTERM or Ctrl-C detaches it at once"
+                );
                 told = true;
             }
             Ok(Attempt::Busy) => {}
@@ -78,6 +90,7 @@ fn unmount_when_free(mount: &OwnMount, ended: &AtomicBool) -> bool {
             }
         }
         thread::sleep(RETRY);
+        lazy |= again();
     }
     true
 }
@@ -88,11 +101,11 @@ enum Attempt {
     Nothing,
 }
 
-fn attempt(mount: &OwnMount) -> Result<Attempt> {
+fn attempt(mount: &OwnMount, lazy: bool) -> Result<Attempt> {
     Ok(match mount.standing()? {
         Standing::Elsewhere => Attempt::Nothing,
         Standing::Covered => Attempt::Busy,
-        Standing::InPlace => match mount.unmount(false)? {
+        Standing::InPlace => match mount.unmount(lazy)? {
             Outcome::Unmounted => Attempt::Done,
             Outcome::Busy => Attempt::Busy,
         },

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use quick_cache::sync::Cache;
 use rustix::fs::SeekFrom;
+use rustix::io::retry_on_intr;
 
 use super::root::{FileStat, file_stat};
 use super::roots::Roots;
@@ -107,7 +108,8 @@ impl LocalFile {
     /// Proves that what was just read belongs to the file as it was pinned. It comes after the
     /// read: a change between the two shows as well.
     fn verify(&self, file: &File) -> Result<()> {
-        let stat = rustix::fs::fstat(file).map_err(|e| Error::io(&self.path, e))?;
+        let stat =
+            retry_on_intr(|| rustix::fs::fstat(file)).map_err(|e| Error::io(&self.path, e))?;
         self.check_unchanged(&file_stat(&stat))
     }
 
@@ -165,7 +167,7 @@ impl LocalFile {
         let mut found = AllocationList::new(range);
         while found.next < range.end {
             let at = found.next;
-            let data = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+            let data = match retry_on_intr(|| rustix::fs::seek(file, SeekFrom::Data(at))) {
                 Ok(data) => data,
                 // No data from here on.
                 Err(rustix::io::Errno::NXIO) => break,
@@ -174,7 +176,7 @@ impl LocalFile {
             if data >= range.end {
                 break;
             }
-            let hole = rustix::fs::seek(file, SeekFrom::Hole(data))
+            let hole = retry_on_intr(|| rustix::fs::seek(file, SeekFrom::Hole(data)))
                 .map_err(|e| Error::io_at(&self.path, data, e))?;
             found.push(data, hole, AllocationState::Data);
             if found.next <= at {
@@ -232,7 +234,7 @@ impl Source for LocalFile {
 
     fn next_data(&self, offset: u64) -> Result<u64> {
         let file = self.file()?;
-        let next = match rustix::fs::seek(&*file, SeekFrom::Data(offset)) {
+        let next = match retry_on_intr(|| rustix::fs::seek(&*file, SeekFrom::Data(offset))) {
             Ok(next) => next,
             Err(rustix::io::Errno::NXIO) => u64::MAX,
             Err(e) => return Err(Error::io_at(&self.path, offset, e)),

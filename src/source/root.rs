@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::retry_on_intr;
 
 use super::acl::{ACL, sure_bits};
 use crate::error::{Error, Result};
@@ -161,7 +162,7 @@ impl SourceRoot {
         let fail = |e: rustix::io::Errno| Error::io(self.shown(folder), e);
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = self.openat2(folder, flags).map_err(fail)?;
-        let mut stat = file_stat(&rustix::fs::fstat(&fd).map_err(fail)?);
+        let mut stat = file_stat(&retry_on_intr(|| rustix::fs::fstat(&fd)).map_err(fail)?);
         // What was opened by its path alone has no `fgetxattr`.
         let this = by_descriptor(&fd, c".");
         stat.mode = sure_bits(stat.mode, |acl| rustix::fs::lgetxattr(this, ACL, acl));
@@ -196,7 +197,7 @@ impl SourceRoot {
             other => other,
         }
         .map_err(fail)?;
-        let stat = rustix::fs::fstat(&fd).map_err(fail)?;
+        let stat = retry_on_intr(|| rustix::fs::fstat(&fd)).map_err(fail)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(Error::io(file, not_regular()));
         }
@@ -209,7 +210,7 @@ impl SourceRoot {
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         let resolve =
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        rustix::fs::openat2(&self.dir, path, flags, Mode::empty(), resolve)
+        retry_on_intr(|| rustix::fs::openat2(&self.dir, path, flags, Mode::empty(), resolve))
     }
 
     /// `folder` as a person would name it.
@@ -220,7 +221,7 @@ impl SourceRoot {
 
 /// What an entry of the folder that is open as `fd` is.
 fn look_at(fd: &OwnedFd, name: &CStr) -> rustix::io::Result<(EntryKind, FileStat)> {
-    let stat = rustix::fs::statat(fd, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let stat = retry_on_intr(|| rustix::fs::statat(fd, name, AtFlags::SYMLINK_NOFOLLOW))?;
     let kind = match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => EntryKind::File,
         FileType::Directory => EntryKind::Folder,

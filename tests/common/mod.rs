@@ -9,7 +9,10 @@
 
 pub(crate) mod content;
 pub(crate) mod corpus;
+pub(crate) mod device;
+pub(crate) mod layered;
 pub(crate) mod mount;
+pub(crate) mod paged;
 pub(crate) mod prng;
 pub(crate) mod qcow2_editor;
 pub(crate) mod qcow2_writer;

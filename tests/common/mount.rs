@@ -67,6 +67,11 @@ impl Mount {
         assert!(!daemons(&self.point).is_empty(), "mounted, but no daemon was found");
     }
 
+    /// The program under test, where the user who mounts can run it.
+    pub(crate) fn program(&self) -> &Path {
+        &self.program
+    }
+
     pub(crate) fn point(&self) -> &Path {
         &self.point
     }
@@ -96,6 +101,11 @@ impl Mount {
 
     /// Unmounts as a user does; panics unless the mount and its daemon are gone then.
     pub(crate) fn unmount(self) {
+        self.take_down();
+    }
+
+    /// The same, for a mount point that is used again.
+    pub(crate) fn take_down(&self) {
         let mut outcome = self.umount_command();
         // A test that starts a program at this moment hands it, until it has been executed, a copy
         // of every descriptor of this process, those in the mount too.

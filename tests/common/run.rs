@@ -188,6 +188,8 @@ fn package_of(program: &str) -> &str {
         "sfdisk" => "fdisk",
         "setfattr" => "attr",
         "setfacl" => "acl",
+        "nbdfuse" => "libnbd-bin",
+        "ddrescue" => "gddrescue",
         "mount" | "umount" | "losetup" => "mount",
         "script" => "bsdutils",
         "setpriv" | "fallocate" => "util-linux",

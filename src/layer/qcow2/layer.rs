@@ -7,6 +7,8 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use log::Level;
+
 use super::bytes::to_usize;
 use super::image::Qcow2Image;
 use super::l1::{Block, L1Table};
@@ -14,6 +16,7 @@ use super::snapshot::Snapshot;
 use super::table::{Decoder, SUBCLUSTERS, TableAt, is_compressed};
 use crate::error::Result;
 use crate::extent::{Fault, GuestOffset, Slot, Word, Words};
+use crate::fault_log;
 use crate::layer::Layer;
 use crate::source::Source;
 
@@ -71,7 +74,9 @@ impl Qcow2Layer {
         if let TableAt::Bad(fault) = table {
             let at = self.l1.entry_offset(index);
             let name = self.file().path().display();
-            log::warn!("{name}: entry {index} of the L1 table, at byte {at}: {fault}");
+            if fault_log::admits(Level::Warn, self.file().path()) {
+                log::warn!("{name}: entry {index} of the L1 table, at byte {at}: {fault}");
+            }
         }
         table
     }
@@ -89,7 +94,9 @@ impl Qcow2Layer {
                 Ok(block) => self.say_block(&block, end, words),
                 Err(e) => {
                     let from = self.l1.offset;
-                    log::error!("part of the L1 table at byte {from} cannot be read: {e}");
+                    if fault_log::admits(Level::Error, self.file().path()) {
+                        log::error!("part of the L1 table at byte {from} cannot be read: {e}");
+                    }
                     let block_end = self.l1.indices_around(index).end * reach;
                     words.push_until(block_end.min(end), Word::Bad(Fault::Unreadable));
                 }
@@ -120,7 +127,9 @@ impl Qcow2Layer {
     fn say_lost_tables(&self, end: u64, words: &mut Words) {
         let (name, at) = (self.file().path().display(), self.l1.offset);
         let fault = Fault::PastEnd;
-        log::warn!("{name}: the L1 table at byte {at}: {fault}");
+        if fault_log::admits(Level::Warn, self.file().path()) {
+            log::warn!("{name}: the L1 table at byte {at}: {fault}");
+        }
         words.push_until(end, Word::Bad(fault));
     }
 
@@ -134,7 +143,9 @@ impl Qcow2Layer {
         let entries = match self.image.read_table(offset, wanted) {
             Ok(entries) => entries,
             Err(e) => {
-                log::error!("part of the L2 table at byte {table} cannot be read: {e}");
+                if fault_log::admits(Level::Error, self.file().path()) {
+                    log::error!("part of the L2 table at byte {table} cannot be read: {e}");
+                }
                 return words.push_until(end, Word::Bad(Fault::Unreadable));
             }
         };
@@ -320,10 +331,12 @@ impl Faults {
     fn log(&self, file: &dyn Source, table: u64) {
         let Some((fault, guest)) = self.first else { return };
         let (name, count) = (file.path().display(), self.count);
-        log::warn!(
-            "{name}: the L2 table at byte {table}: {count} bad entries, the first of them for \
-             the cluster at {guest} of the disk: {fault}"
-        );
+        if fault_log::admits(Level::Warn, file.path()) {
+            log::warn!(
+                "{name}: the L2 table at byte {table}: {count} bad entries, the first of them for \
+                 the cluster at {guest} of the disk: {fault}"
+            );
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use log::Level;
 use parking_lot::Mutex;
 
 use super::chunk::ChunkReader;
@@ -11,6 +12,7 @@ use super::index::{Chunk, Index};
 use super::meta::StreamMeta;
 use crate::error::{Defect, Error, Result};
 use crate::extent::{Fault, GuestOffset, HostOffset, Slot, Word, Words};
+use crate::fault_log;
 use crate::layer::Layer;
 use crate::layer::clusters::ClusterCache;
 use crate::source::Source;
@@ -127,7 +129,9 @@ impl Layer for StreamLayer {
                 words.push_until(end, Word::Bad(Fault::Frames));
             }
             Err(e) => {
-                log::error!("the frames of the stream cannot be read: {e}");
+                if fault_log::admits(Level::Error, self.file.path()) {
+                    log::error!("the frames of the stream cannot be read: {e}");
+                }
                 words.push_until(end, Word::Bad(Fault::Unreadable));
             }
         }
