@@ -7,6 +7,7 @@ use fuser::SessionACL;
 use rustix::mount::MountFlags;
 
 use super::SUBTYPE;
+use crate::tree::caches::CacheSizes;
 
 /// Who may look into the view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub struct MountOptions {
     pub fsname: Option<OsString>,
     /// The kernel's flags: always read-only.
     pub flags: MountFlags,
+    /// Memory of the daemon.
+    pub caches: CacheSizes,
 }
 
 impl Default for MountOptions {
@@ -43,6 +46,7 @@ impl Default for MountOptions {
                 | MountFlags::NODEV
                 | MountFlags::NOSUID
                 | MountFlags::NOATIME,
+            caches: CacheSizes::default(),
         }
     }
 }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::access::Access;
-use super::images::{self, Caches};
+use super::caches::Caches;
+use super::images;
 use super::inode::{Ino, Inodes};
 use super::plan::{BY_TIME, DiskPlan, LATEST, Plan};
 use super::{Body, Children, Node, Totals, Tree};

@@ -3,39 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::caches::Caches;
 use crate::chain::catalog::{Catalog, Checkpoint, CheckpointId, State};
 use crate::chain::inventory::{Content, FileId, FoundFile, QcowFacts};
 use crate::chain::place::Kind;
 use crate::error::{Error, Result};
 use crate::layer::Layer;
-use crate::layer::clusters::ClusterCache;
 use crate::layer::qcow2::{Qcow2Image, Qcow2Layer};
 use crate::layer::raw::RawLayer;
 use crate::layer::stream::StreamLayer;
-use crate::map::{ChainMap, MapCache, Node, NodeId};
+use crate::map::{ChainMap, Node, NodeId};
 use crate::source::{LocalFile, Source};
 use crate::view::DiskImage;
-
-/// Bytes of region maps that are kept.
-const MAP_CACHE: u64 = 64 << 20;
-/// Bytes of decompressed clusters that are kept.
-const CLUSTER_CACHE: u64 = 64 << 20;
-
-/// What all disks of a view share: bounded caches.
-#[derive(Clone)]
-pub struct Caches {
-    maps: Arc<MapCache>,
-    clusters: Arc<ClusterCache>,
-}
-
-impl Default for Caches {
-    fn default() -> Self {
-        Self {
-            maps: Arc::new(MapCache::new(MAP_CACHE)),
-            clusters: Arc::new(ClusterCache::new(CLUSTER_CACHE)),
-        }
-    }
-}
 
 /// The disk of each checkpoint, in the order of their numbers; where there is none, the reason.
 pub fn build(catalog: &Catalog, caches: &Caches) -> Vec<Result<Arc<DiskImage>, String>> {

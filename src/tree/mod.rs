@@ -4,6 +4,7 @@
 //! [`inode::Inodes`] keeps the numbers of all that stayed the same.
 
 pub mod access;
+pub mod caches;
 pub mod images;
 pub mod info;
 pub mod inode;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use access::Access;
-use images::Caches;
+use caches::{CacheSizes, Caches};
 pub use inode::Ino;
 use plan::Plan;
 
@@ -127,9 +128,9 @@ pub struct Tree {
 
 impl Tree {
     /// The view of a source: a folder, or one image whose chain is looked for in its folder.
-    pub fn from_source(source: &Path) -> Result<Self> {
+    pub fn from_source(source: &Path, sizes: CacheSizes) -> Result<Self> {
         let catalog = read_catalog(source)?;
-        Ok(build::tree(catalog, &Caches::default(), &mut inode::Inodes::default()))
+        Ok(build::tree(catalog, &Caches::new(sizes), &mut inode::Inodes::default()))
     }
 
     /// The entry of this name.
