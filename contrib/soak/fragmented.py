@@ -20,6 +20,8 @@ CLUSTER = 1 << 16
 PER_TABLE = CLUSTER // 8
 MARKED = 512
 COPIED = 1 << 63
+# A reader that found so many wrong reads stops.
+ENOUGH = 10
 
 
 def clusters_of(gib):
@@ -95,7 +97,7 @@ def reader(disk, size, marks, seed, until):
     file = os.open(disk, os.O_RDONLY)
     # What is read once is not read from memory the second time.
     os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
-    while time.monotonic() < until:
+    while time.monotonic() < until and wrong < ENOUGH:
         length = chance.choice((512, 4096, 65536, 262144))
         at = chance.randrange(size - length)
         if chance.random() < 0.3:

@@ -29,7 +29,10 @@ cleanup() {
     local code=$?
     trap - EXIT INT TERM HUP
     if [[ -n $daemon ]]; then
-        mountpoint -q "$view" && { timeout 20 "$qcowfs" umount "$view" || umount -l "$view" || true; }
+        # Not by asking the mount: one whose daemon is gone does not answer.
+        if grep -qF " $view " /proc/self/mountinfo; then
+            timeout 20 "$qcowfs" umount "$view" || umount -l "$view" || true
+        fi
         timeout 10 tail --pid="$daemon" -f /dev/null || kill -KILL "$daemon" 2>/dev/null || true
     fi
     clean_more || true

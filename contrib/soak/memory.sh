@@ -65,7 +65,7 @@ timeout $((seconds + 120)) python3 "$here/fragmented.py" read "$disk" "$gib" "$s
 # Still there, and still answering.
 kill -0 "$daemon" 2>/dev/null || { say "the daemon is gone: $(tail -n 3 "$work/log")"; code=1; }
 timeout 20 stat "$disk" >/dev/null || { say "the view does not answer"; code=1; }
-say "daemon: $(daemon_memory)"
+kill -0 "$daemon" 2>/dev/null && say "daemon: $(daemon_memory)"
 if [[ $version = 2 ]]; then
     peak=$(cat "$group/memory.peak" 2>/dev/null || echo unknown)
     kills=$(awk '$1 == "oom_kill" { print $2 }' "$group/memory.events")

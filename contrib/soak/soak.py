@@ -27,6 +27,8 @@ KINDS = [
     ["cluster_size=64k,compression_type=zstd"],
 ]
 CHAINS = 4
+# A reader that found so many wrong reads stops.
+ENOUGH = 10
 
 
 def run(*command):
@@ -155,7 +157,7 @@ class Reader:
 
     def until(self, end):
         ways = [self.buffered, self.buffered, self.direct, self.direct, self.mapped, self.seek]
-        while time.monotonic() < end:
+        while time.monotonic() < end and self.wrong < ENOUGH:
             disk = self.chance.choice(self.disks)
             try:
                 self.chance.choice(ways)(disk)

@@ -12,6 +12,7 @@ pub mod names;
 pub mod plan;
 
 mod build;
+mod listing;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
