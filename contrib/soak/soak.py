@@ -183,6 +183,8 @@ def read(view, models, seconds, readers):
                 os.write(pipe_in, struct.pack("QQQ", *sums))
                 os._exit(0)
     sums = [struct.unpack("QQQ", os.read(pipe_out, 24)) for _ in range(readers)]
+    for _ in range(readers):
+        os.wait()
     reads, got, wrong = (sum(column) for column in zip(*sums))
     print(f"reads={reads} bytes={got} wrong={wrong}")
     sys.exit(wrong != 0 or reads == 0)

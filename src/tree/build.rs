@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use super::access::Access;
@@ -39,7 +39,7 @@ pub(super) fn tree(catalog: Catalog, caches: &Caches, inodes: &mut Inodes) -> Tr
     let sizes = images.iter().flatten().map(|image| image.size());
     let bytes = sizes.fold(0, u64::saturating_add);
     let totals = Totals { bytes, files: nodes.len() as u64 };
-    Tree { catalog, plan, images, nodes, totals }
+    Tree { catalog, plan, images, nodes, totals, info_sizes: OnceLock::new() }
 }
 
 struct Builder<'a> {

@@ -1,5 +1,7 @@
 //! What is told about a checkpoint: `info.json`, `error.txt`, and the lines of `ls`.
 
+mod size;
+
 use std::fmt::Write;
 
 use serde::Serialize;
@@ -11,6 +13,8 @@ use crate::chain::evidence::{Basis, Certainty};
 use crate::chain::inventory::Content;
 use crate::chain::place::{Kind, TimeBasis};
 use crate::view::Allocated;
+
+pub use size::Sizes;
 
 /// Everything that is known of a checkpoint. Sizes are bytes.
 #[derive(Debug, Serialize)]
@@ -120,20 +124,37 @@ pub fn info_json(
     let mut info = Info::new(catalog, plan, id);
     for below in catalog.ancestors(id) {
         info.evidence.extend(link_info(catalog, below));
-        let file = shown(catalog, below);
-        let warnings = catalog.checkpoint(below).warnings.iter();
-        info.warnings.extend(warnings.map(|warning| format!("{file}: {warning}")));
+        info.warnings.extend(warnings_above(catalog, below));
     }
-    let file = InfoFile {
-        info,
-        allocated: allocated.map(|known| known.bytes),
-        allocated_is: allocated.map(|known| if known.exact { "exact" } else { "at-most" }),
-        chain: chain(catalog, id),
-    };
+    InfoFile::new(info, allocated, chain(catalog, id)).text()
+}
+
+impl InfoFile {
+    fn new(info: Info, allocated: Option<Allocated>, chain: Vec<ChainFile>) -> Self {
+        Self {
+            info,
+            allocated: allocated.map(|known| known.bytes),
+            allocated_is: allocated.map(|known| if known.exact { "exact" } else { "at-most" }),
+            chain,
+        }
+    }
+
+    fn text(&self) -> Vec<u8> {
+        let mut text = json(self);
+        text.push(b'\n');
+        text
+    }
+}
+
+fn json(value: &impl Serialize) -> Vec<u8> {
     // Plain structures of strings and numbers always serialise.
-    let mut text = serde_json::to_vec_pretty(&file).unwrap_or_default();
-    text.push(b'\n');
-    text
+    serde_json::to_vec_pretty(value).unwrap_or_default()
+}
+
+/// A checkpoint's warnings in the `info.json` of those that stand on it.
+fn warnings_above(catalog: &Catalog, id: CheckpointId) -> impl Iterator<Item = String> {
+    let warnings = catalog.checkpoint(id).warnings.iter();
+    warnings.map(move |warning| format!("{}: {warning}", shown(catalog, id)))
 }
 
 /// The text of `error.txt`.
@@ -176,24 +197,36 @@ fn chain(catalog: &Catalog, id: CheckpointId) -> Vec<ChainFile> {
     let mut as_raw = false;
     let mut files = Vec::new();
     for id in std::iter::once(id).chain(catalog.ancestors(id)) {
-        let checkpoint = catalog.checkpoint(id);
-        let file = catalog.file_of(id);
-        let format = match file.content {
-            Content::Qcow2(_) if !as_raw => "qcow2",
-            Content::Stream(_) if !as_raw => "virtnbdbackup-stream",
-            Content::Unreadable(_) => "unreadable",
-            _ => "raw",
-        };
-        let data_file = checkpoint.data_file.filter(|_| !as_raw);
-        files.push(ChainFile {
-            file: shown(catalog, id),
-            format,
-            size: file.stat.size,
-            data_file: data_file
-                .map(|id| catalog.inventory.file(id).path.to_string_lossy().into_owned()),
-        });
-        as_raw = checkpoint.parent.as_ref().is_some_and(|link| link.as_raw);
+        files.push(chain_file(catalog, id, as_raw));
+        as_raw = catalog.checkpoint(id).parent.as_ref().is_some_and(|link| link.as_raw);
     }
     files.reverse();
     files
+}
+
+/// A checkpoint's file as a part of a chain, in which its bytes may count as they are.
+fn chain_file(catalog: &Catalog, id: CheckpointId, as_raw: bool) -> ChainFile {
+    #[cfg(test)]
+    LISTED.set(LISTED.get() + 1);
+    let file = catalog.file_of(id);
+    let format = match file.content {
+        Content::Qcow2(_) if !as_raw => "qcow2",
+        Content::Stream(_) if !as_raw => "virtnbdbackup-stream",
+        Content::Unreadable(_) => "unreadable",
+        _ => "raw",
+    };
+    let data_file = catalog.checkpoint(id).data_file.filter(|_| !as_raw);
+    let data_file = data_file.map(|id| catalog.inventory.file(id));
+    ChainFile {
+        file: shown(catalog, id),
+        format,
+        size: file.stat.size,
+        data_file: data_file.map(|file| file.path.to_string_lossy().into_owned()),
+    }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How many files were listed.
+    static LISTED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }

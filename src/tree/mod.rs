@@ -17,7 +17,7 @@ mod listing;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use access::Access;
@@ -125,6 +125,7 @@ pub struct Tree {
     images: Vec<Result<Arc<DiskImage>, String>>,
     nodes: HashMap<Ino, Node>,
     totals: Totals,
+    info_sizes: OnceLock<info::Sizes>,
 }
 
 impl Tree {
@@ -151,7 +152,7 @@ impl Tree {
                 (image.size(), allocated.bytes, allocated.exact)
             }
             Body::Info(id) => {
-                let size = self.info_text(*id).len() as u64;
+                let size = self.info_size(*id);
                 (size, size, false)
             }
             Body::Error(id) => {
@@ -246,6 +247,12 @@ impl Tree {
     /// The catalog that it shows.
     pub fn catalog(&self) -> &Catalog {
         &self.catalog
+    }
+
+    fn info_size(&self, id: CheckpointId) -> u64 {
+        let sizes = self.info_sizes.get_or_init(|| info::Sizes::new(&self.catalog));
+        let image = self.images.get(id.0).and_then(|image| image.as_ref().ok());
+        sizes.of(&self.catalog, &self.plan, id, image.map(|image| image.allocated()))
     }
 
     fn info_text(&self, id: CheckpointId) -> Vec<u8> {
