@@ -175,7 +175,11 @@ fn names_from_inside_files_are_for_those_who_may_read_the_files() {
         let mount = shared.mount();
         let seen = names(mount.point());
         for secret in SECRETS {
-            assert_eq!(seen.contains(secret), shown, "{secret} of a file of mode {mode:o}: {seen:?}");
+            assert_eq!(
+                seen.contains(secret),
+                shown,
+                "{secret} of a file of mode {mode:o}: {seen:?}"
+            );
         }
         // Root sees them all.
         let all = Run::new("find").arg(mount.point()).ok().text();
@@ -202,7 +206,9 @@ fn a_view_lists_no_more_names_than_the_source_does() {
     let known = names(shared.source.path());
     let news = names(mount.point()).into_iter().filter(|name| {
         let is_time = name.starts_with("20") && name.contains("Z");
-        !is_time && !own.contains(&name.as_str()) && !known.iter().any(|k| k.contains(name.as_str()))
+        !is_time
+            && !own.contains(&name.as_str())
+            && !known.iter().any(|k| k.contains(name.as_str()))
     });
     assert_eq!(news.collect::<Vec<_>>(), Vec::<String>::new());
     assert!(names(mount.point()).contains("open.qcow2"), "nothing is listed at all");
