@@ -84,6 +84,6 @@ fn the_caches_are_as_large_as_the_options_say() {
         return skipped(said.trim(), test);
     }
     assert_eq!(outcome.code, Some(0), "{said}\n{}", outcome.stderr);
-    // With 32 MiB of maps, as without the option, it is more.
+    // With 48 MiB of maps, as without the option, it is more.
     assert!(number(&said, "anon") < 24 << 20, "{said}");
 }

@@ -205,7 +205,7 @@ fn a_view_lists_no_more_names_than_the_source_does() {
     let own = ["latest", "by-time", "disk.img", "info.json", "error.txt"];
     let known = names(shared.source.path());
     let news = names(mount.point()).into_iter().filter(|name| {
-        let is_time = name.starts_with("20") && name.contains("Z");
+        let is_time = name.starts_with("20") && name.contains('Z');
         !is_time
             && !own.contains(&name.as_str())
             && !known.iter().any(|k| k.contains(name.as_str()))

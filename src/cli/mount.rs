@@ -20,7 +20,7 @@ Mount options, comma-separated; may be repeated, and later ones win:
   allow_other, allow_root   let others look in, as far as owners and permission bits say
   default_permissions       have these checked for yourself too
   fsname=NAME               the source in the mount table (a comma in it as `\\,`)
-  map_cache=SIZE            memory for the maps of the disks: 32M if not given
+  map_cache=SIZE            memory for the maps of the disks: 48M if not given
   data_cache=SIZE           memory for tables and decompressed data: 32M if not given
   ro, noexec, exec, nodev, nosuid, noatime, atime
   dev, suid                 for root only";
