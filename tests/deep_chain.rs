@@ -81,6 +81,8 @@ fn four_thousand_layers_open_and_read_right() {
     let source = scratch();
     build(source.path());
     let mount = Mount::of(source.path());
+    let listed = Run::new("ls").arg("-lR").arg(mount.point()).seconds(60).ok().text();
+    assert_eq!(listed.matches(" disk.img\n").count(), LAYERS);
     check(&mount, source.path());
     mount.unmount();
 }
@@ -136,6 +138,29 @@ fn a_chain_of_65536_layers_is_shown_and_one_of_65537_is_refused() {
         let error = String::from_utf8(error.to_vec()).expect("UTF-8");
         assert!(error.contains("its chain is longer than 65536 images"), "{error}");
     });
+}
+
+#[test]
+fn five_thousand_files_need_no_more_than_256_descriptors() {
+    const FILES: usize = 5000;
+    let source = scratch();
+    for n in 0..FILES {
+        let data = Some((0, content_of(n)));
+        let image = Overlay { virtual_size: LARGEST, backing: None, data };
+        image.write(&source.path().join(name_of(n)));
+    }
+    let mount = Mount::prepare(User::Own);
+    let script = "ulimit -n 256 && exec \"$0\" mount \"$1\" \"$2\"";
+    let run = Run::new("sh").args(["-c", script]).arg(env!("CARGO_BIN_EXE_qcowfs"));
+    run.arg(source.path()).arg(mount.point()).ok();
+    let listed = Run::new("ls").arg("-lR").arg(mount.point()).seconds(120).ok().text();
+    assert_eq!(listed.matches(" disk.img\n").count(), FILES);
+    // More than there are descriptors, so that files are closed and opened again.
+    for n in (0..FILES).step_by(7).chain([0, 1]) {
+        let image = mount.path(name_of(n)).join(name_of(n)).join("disk.img");
+        must_equal(&name_of(n), &common::content::range(&image, 0, CLUSTER), &content_of(n));
+    }
+    mount.unmount();
 }
 
 #[test]

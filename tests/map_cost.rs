@@ -7,6 +7,7 @@ use std::sync::Arc;
 use qcowfs::extent::{Extent, HostOffset, Slot, Word};
 use qcowfs::layer::MemoryLayer;
 use qcowfs::map::{ChainMap, LARGEST_REGION, MapCache, Node, NodeId};
+use qcowfs::tree::caches::CacheSizes;
 
 const CLUSTER: u64 = 64 << 10;
 
@@ -168,13 +169,11 @@ fn a_budget_holds_and_what_it_evicts_is_asked_for_again() {
     assert!(layer.times_asked() > 16, "asked {} times", layer.times_asked());
 }
 
-const DEFAULT_BUDGET: u64 = 64 << 20;
-
 /// The topmost checkpoint of a chain of these layers, twice from one end of the disk to the other,
 /// as a copy reads it and then another: how often each layer was asked, by pass, and the bytes that
 /// are kept.
 fn two_passes(layers: &[Arc<MemoryLayer>], size: u64) -> ([u64; 2], u64) {
-    let cache = Arc::new(MapCache::new(DEFAULT_BUDGET));
+    let cache = Arc::new(MapCache::new(CacheSizes::default().maps));
     let (map, top) = chain_in(layers, &cache);
     let mut asked = [0; 2];
     let count = || layers.iter().map(|layer| layer.times_asked()).sum::<u64>();

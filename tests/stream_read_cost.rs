@@ -24,6 +24,7 @@ use qcowfs::layer::Layer as _;
 use qcowfs::layer::clusters::ClusterCache;
 use qcowfs::layer::stream::{StreamLayer, StreamMeta};
 use qcowfs::source::{Allocation, MemoryFile, Source};
+use qcowfs::tree::caches::CacheSizes;
 
 use common::prng::Prng;
 use common::stream_writer::{Lz4, StreamWriter};
@@ -71,7 +72,7 @@ fn cost(stream: &[u8], requests: impl IntoIterator<Item = u64>) -> u64 {
     let file = MemoryFile::new("vda.data", stream.to_vec());
     let file = Arc::new(Counting { file, bytes: AtomicU64::new(0) });
     let meta = StreamMeta::read(file.as_ref()).unwrap();
-    let cache = Arc::new(ClusterCache::new(64 << 20));
+    let cache = Arc::new(ClusterCache::new(CacheSizes::default().data));
     let layer = StreamLayer::new(Arc::<Counting>::clone(&file), meta, cache);
     layer.index().unwrap();
     let before = file.bytes.load(Ordering::Relaxed);

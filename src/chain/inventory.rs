@@ -69,6 +69,8 @@ pub struct Inventory {
     by_path: HashMap<PathBuf, FileId>,
     declarations: BTreeMap<PathBuf, Declaration>,
     wrong_sidecars: BTreeMap<PathBuf, String>,
+    /// Every `qcowfs.toml`, by its folder.
+    declared_in: BTreeMap<PathBuf, FileStat>,
     noted_formats: BTreeMap<PathBuf, String>,
     checkpoint_xml: Vec<FoundCheckpoint>,
     skipped: Vec<Skipped>,
@@ -88,6 +90,7 @@ impl Inventory {
             by_path: HashMap::new(),
             declarations: BTreeMap::new(),
             wrong_sidecars: BTreeMap::new(),
+            declared_in: BTreeMap::new(),
             noted_formats: BTreeMap::new(),
             checkpoint_xml: Vec::new(),
             skipped: Vec::new(),
@@ -165,6 +168,15 @@ impl Inventory {
     /// What the user declares, by path within the source.
     pub fn declarations(&self) -> &BTreeMap<PathBuf, Declaration> {
         &self.declarations
+    }
+
+    /// The folders of every `qcowfs.toml` that may speak of a file, and its stat.
+    pub fn declared_in<'a>(
+        &'a self,
+        path: &'a Path,
+    ) -> impl Iterator<Item = (&'a Path, &'a FileStat)> {
+        let folders = path.ancestors().skip(1);
+        folders.filter_map(|folder| Some((folder, self.declared_in.get(folder)?)))
     }
 
     /// All checkpoint descriptions.
@@ -294,6 +306,7 @@ impl Inventory {
     fn read_sidecar(&mut self, path: &Path, entry: &FoundEntry) -> Result<()> {
         let folder = path.parent().unwrap_or(Path::new(""));
         if path.file_name() == Some(OsStr::new(sidecar::NAME)) {
+            self.declared_in.insert(folder.to_path_buf(), entry.stat);
             return self.read_declarations(path, folder);
         }
         let ending = path.extension().and_then(OsStr::to_str);

@@ -24,6 +24,8 @@ Mount options, comma-separated; may be repeated, and later ones win:
   allow_other, allow_root   let others look in, as far as owners and permission bits say
   default_permissions       have these checked for yourself too
   fsname=NAME               the source in the mount table (a comma in it as `\\,`)
+  map_cache=SIZE            memory for the maps of the disks: 48M if not given
+  data_cache=SIZE           memory for tables and decompressed data: 32M if not given
   ro, noexec, exec, nodev, nosuid, noatime, atime
   dev, suid                 for root only";
 
@@ -111,7 +113,8 @@ fn serve(args: &MountArgs, verbosity: Verbosity, parent: Option<&mut Parent>) ->
     raise_open_files_limit();
     let options = mount_options::parse(&args.options)?;
     let place = Place::check(&args.source, &args.mount_point, &options.mount)?;
-    let view = ViewOptions { allowed: args.allowed.list.clone(), missing: options.missing };
+    let allowed = args.allowed.list.clone();
+    let view = ViewOptions { allowed, missing: options.missing, caches: options.caches };
     let tree = Tree::from_source(place.source(), &view)?;
     check_not_hidden(&tree, &place)?;
     let hangup = if parent.is_some() { Hangup::Ignore } else { Hangup::Unmount };

@@ -7,11 +7,13 @@ use rustix::mount::MountFlags;
 
 use crate::error::{Error, Result};
 use crate::mount::{Access, MountOptions};
+use crate::tree::caches::CacheSizes;
 use crate::tree::missing::Missing;
 
 /// What an unknown option is answered with.
 const KNOWN: &str = "missing=hide|eio|zero, allow_other, allow_root, default_permissions, \
-                     fsname=NAME, ro, noexec, exec, nodev, dev, nosuid, suid, noatime, atime";
+                     fsname=NAME, map_cache=SIZE, data_cache=SIZE, ro, noexec, exec, nodev, dev, \
+                     nosuid, suid, noatime, atime";
 
 /// What all `-o` say together.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -20,28 +22,43 @@ pub(super) struct Options {
     pub(super) mount: MountOptions,
     /// What becomes of restore points that are not whole.
     pub(super) missing: Missing,
+    /// Memory of the daemon.
+    pub(super) caches: CacheSizes,
 }
 
 /// Parses the values of all `-o`, in their order: later ones win.
 pub(super) fn parse(lists: &[OsString]) -> Result<Options> {
     let mut options = Options::default();
     for word in lists.iter().flat_map(|list| split(list)) {
-        match word.to_str().and_then(|word| word.strip_prefix("missing=")) {
-            Some(missing) => {
-                let wrong = |e| Error::Usage(format!("mount option missing=: {e}"));
-                options.missing = missing.parse().map_err(wrong)?;
-            }
-            None => apply(&mut options.mount, &word)?,
-        }
+        apply(&mut options, &word)?;
     }
     Ok(options)
 }
 
-fn apply(options: &mut MountOptions, word: &OsStr) -> Result<()> {
-    if let Some(name) = word.as_bytes().strip_prefix(b"fsname=") {
-        options.fsname = Some(checked_name(name)?);
+fn apply(options: &mut Options, word: &OsStr) -> Result<()> {
+    if let Some(missing) = word.to_str().and_then(|word| word.strip_prefix("missing=")) {
+        let wrong = |e| Error::Usage(format!("mount option missing=: {e}"));
+        options.missing = missing.parse().map_err(wrong)?;
         return Ok(());
     }
+    if let Some(name) = word.as_bytes().strip_prefix(b"fsname=") {
+        options.mount.fsname = Some(checked_name(name)?);
+        return Ok(());
+    }
+    for (name, size) in
+        [("map_cache", &mut options.caches.maps), ("data_cache", &mut options.caches.data)]
+    {
+        let value = word.as_bytes().strip_prefix(name.as_bytes());
+        if let Some(value) = value.and_then(|rest| rest.strip_prefix(b"=")) {
+            *size = cache_size(name, OsStr::from_bytes(value))?;
+            return Ok(());
+        }
+    }
+    apply_mount(&mut options.mount, word)
+}
+
+/// A word that has no value.
+fn apply_mount(options: &mut MountOptions, word: &OsStr) -> Result<()> {
     let flags = &mut options.flags;
     match word.to_str() {
         Some("allow_other") => options.access = Access::Everybody,
@@ -70,6 +87,36 @@ fn checked_name(name: &[u8]) -> Result<OsString> {
         return usage("the option fsname= needs a name");
     }
     Ok(OsString::from_vec(name.to_vec()))
+}
+
+/// A size of memory: a number of bytes, or with a letter of KiB, MiB or GiB.
+fn cache_size(name: &str, value: &OsStr) -> Result<u64> {
+    let parsed = value.to_str().and_then(|text| {
+        let unit = text.bytes().next_back().map(|letter| letter.to_ascii_uppercase());
+        let shift = match unit? {
+            b'K' => 10,
+            b'M' => 20,
+            b'G' => 30,
+            _ => 0,
+        };
+        let digits = if shift == 0 { text } else { text.get(..text.len() - 1)? };
+        // `parse` would take a sign.
+        let digits = digits.bytes().all(|b| b.is_ascii_digit()).then_some(digits)?;
+        digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+    });
+    match parsed {
+        Some(size) if size < CacheSizes::LEAST => {
+            let value = value.display();
+            usage(&format!("the option {name}={value} is too little: 1M is the least"))
+        }
+        Some(size) if isize::try_from(size).is_ok() => Ok(size),
+        _ => {
+            let value = value.display();
+            usage(&format!(
+                "the option {name}= needs a size, such as 64M (K, M, G: powers of 1024): `{value}`"
+            ))
+        }
+    }
 }
 
 fn usage<T>(what: &str) -> Result<T> {
@@ -155,6 +202,29 @@ mod tests {
         assert_eq!(all(&["missing=zero,ro", "missing=eio"]).unwrap().missing, Missing::Eio);
         let told = told("missing=zeros");
         assert!(told.contains("`zeros`") && told.contains("hide, eio, zero"), "{told}");
+    }
+
+    #[test]
+    fn caches_have_the_size_that_is_asked_for() {
+        let sizes = |list: &str| all(&[list]).unwrap().caches;
+        let default = CacheSizes::default();
+        assert_eq!(sizes("map_cache=64M"), CacheSizes { maps: 64 << 20, ..default });
+        assert_eq!(sizes("data_cache=2g"), CacheSizes { data: 2 << 30, ..default });
+        assert_eq!(sizes("map_cache=1024K,map_cache=1048577").maps, (1 << 20) + 1);
+    }
+
+    #[test]
+    fn a_size_that_is_none_or_too_small_is_refused_with_the_reason() {
+        for wrong in ["", "M", "64Q", "-1M", "+64M", "1.5G", "64 M", "64MB", "99999999999G"] {
+            let told = told(&format!("map_cache={wrong}"));
+            assert!(told.contains("map_cache= needs a size, such as 64M"), "{wrong}: {told}");
+            assert!(told.contains(&format!("`{wrong}`")), "{told}");
+        }
+        for small in ["0", "1023K", "1048575"] {
+            let told = told(&format!("data_cache={small}"));
+            assert!(told.contains("too little: 1M is the least"), "{small}: {told}");
+        }
+        assert!(told("map_cache").contains("unknown mount option"));
     }
 
     #[test]

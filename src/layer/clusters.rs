@@ -113,7 +113,7 @@ impl ClusterCache {
         // Each shard has its part of the bytes and must have room for a few of the largest.
         let shards = usize::try_from(bytes / (4 * LARGEST_CLUSTER)).unwrap_or(64).clamp(1, 64);
         let shards = 1 << shards.ilog2();
-        let items = usize::try_from(bytes / USUAL_CLUSTER).unwrap_or(usize::MAX).max(16);
+        let items = usize::try_from(bytes / USUAL_CLUSTER).unwrap_or(usize::MAX).clamp(16, 1 << 20);
         let mut options = OptionsBuilder::new();
         options.shards(shards).estimated_items_capacity(items).weight_capacity(bytes);
         let clusters = match options.build() {

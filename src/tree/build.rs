@@ -3,17 +3,18 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use super::access::Access;
-use super::images::{Caches, Images};
+use super::caches::Caches;
+use super::images::Images;
 use super::inode::{Ino, Inodes};
+use super::listing::{self, readers};
 use super::missing::Missing;
 use super::plan::{BY_TIME, DiskPlan, LATEST, Plan};
 use super::{Body, Children, Node, Totals, Tree};
 use crate::chain::catalog::{Catalog, CheckpointId};
-use crate::chain::inventory::FoundFile;
 
 /// Links may be read by everybody who may list their folder.
 const LINK: u32 = 0o777;
@@ -42,7 +43,7 @@ pub(super) fn tree(
     let sizes = images.all_shown(&catalog).map(|image| image.size());
     let bytes = sizes.fold(0, u64::saturating_add);
     let totals = Totals { bytes, files: nodes.len() as u64 };
-    Tree { catalog, plan, images, nodes, totals }
+    Tree { catalog, plan, images, nodes, totals, info_sizes: OnceLock::new() }
 }
 
 struct Builder<'a> {
@@ -85,18 +86,12 @@ fn traits(catalog: &Catalog) -> Vec<Traits> {
     all
 }
 
-/// Who may read a file: whom its own bits let, and those of every folder on the way.
-fn readers(catalog: &Catalog, file: &FoundFile) -> Access {
-    let folders = file.folder().ancestors();
-    let stats = folders.filter_map(|folder| catalog.inventory.folders().get(folder));
-    // Outside of the source all folders on the way are noted, up to `/`.
-    let above = if file.is_outside() { &[] } else { catalog.inventory.root().above() };
-    stats.chain(above).fold(Access::file(&file.stat), Access::within)
-}
-
 impl Builder<'_> {
     fn add_root(&mut self) {
         let (access, mtime) = self.source_folder(Path::new(""));
+        // Whoever cannot reach the source's folder shall not see in the view what is in it.
+        let above = self.catalog.inventory.root().above().iter().filter_map(Access::searchers);
+        let access = above.fold(access, Access::limited_to);
         let body = Body::Folder(Children::default());
         self.nodes.insert(Ino::ROOT, Node { parent: Ino::ROOT, body, access, mtime });
         self.folders.insert(PathBuf::new(), Ino::ROOT);
@@ -156,7 +151,7 @@ impl Builder<'_> {
 
     fn add_disk(&mut self, disk: &DiskPlan) {
         let folder = self.folder(&disk.path, &disk.source_folder);
-        let (access, _) = self.source_folder(&disk.source_folder);
+        let access = self.limit_names(disk, folder);
         let newest = disk.checkpoints.iter().map(|(id, _)| self.catalog.checkpoint(*id).time).max();
         let mtime = newest.unwrap_or(SystemTime::UNIX_EPOCH);
         if let Some(node) = self.nodes.get_mut(&folder) {
@@ -179,11 +174,33 @@ impl Builder<'_> {
         }
     }
 
+    /// Leaves a disk's folder, and the one that shows its name, to those who may know the names in
+    /// it. Returns what is left of the disk's folder.
+    fn limit_names(&mut self, disk: &DiskPlan, folder: Ino) -> Access {
+        let (mut access, _) = self.source_folder(&disk.source_folder);
+        if let Some(who) = listing::of_checkpoints(self.catalog, disk) {
+            access = access.limited_to(who);
+        }
+        let who = listing::of_disk(self.catalog, disk);
+        let parent = self.nodes.get_mut(&folder).map(|node| {
+            node.access = access;
+            node.parent
+        });
+        if let Some(who) = who
+            && let Some(node) = parent.and_then(|parent| self.nodes.get_mut(&parent))
+        {
+            node.access = node.access.limited_to(who);
+        }
+        access
+    }
+
     fn add_checkpoint(&mut self, disk: Ino, id: CheckpointId, name: &str, access: Access) {
         let checkpoint = self.catalog.checkpoint(id);
         let mtime = checkpoint.time;
         let Some(&Traits { access: files, content }) = self.traits.get(id.0) else { return };
         let body = Body::Folder(Children::default());
+        // Even the size of the disk is told by files that not everybody may read.
+        let access = access.limited_to(files);
         let folder = self.add(disk, name, 0, body, access, mtime);
         match self.images.shown(self.catalog, id) {
             Ok(image) => {

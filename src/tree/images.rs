@@ -3,41 +3,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::caches::Caches;
 use super::missing::Missing;
 use crate::chain::catalog::{Catalog, Checkpoint, CheckpointId, Left, State};
 use crate::chain::inventory::{Content, FileId, FoundFile, QcowFacts};
 use crate::chain::place::Kind;
 use crate::error::{Error, Result};
 use crate::layer::Layer;
-use crate::layer::clusters::ClusterCache;
 use crate::layer::lost::{LostLayer, TablesOnly};
 use crate::layer::qcow2::{Qcow2Image, Qcow2Layer};
 use crate::layer::raw::RawLayer;
 use crate::layer::stream::StreamLayer;
-use crate::map::{ChainMap, MapCache, Node, NodeId};
+use crate::map::{ChainMap, Node, NodeId};
 use crate::source::{LocalFile, Source};
 use crate::view::{DiskImage, LostReads};
-
-/// Bytes of region maps that are kept.
-const MAP_CACHE: u64 = 64 << 20;
-/// Bytes of decompressed clusters that are kept.
-const CLUSTER_CACHE: u64 = 64 << 20;
-
-/// What all disks of a view share: bounded caches.
-#[derive(Clone)]
-pub struct Caches {
-    maps: Arc<MapCache>,
-    clusters: Arc<ClusterCache>,
-}
-
-impl Default for Caches {
-    fn default() -> Self {
-        Self {
-            maps: Arc::new(MapCache::new(MAP_CACHE)),
-            clusters: Arc::new(ClusterCache::new(CLUSTER_CACHE)),
-        }
-    }
-}
 
 /// The disks of all checkpoints; of a broken one, what is left of it.
 pub struct Images {

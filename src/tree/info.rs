@@ -1,5 +1,7 @@
 //! What is told about a checkpoint: `info.json`, `error.txt`, and the lines of `ls`.
 
+mod size;
+
 use std::fmt::Write;
 
 use serde::Serialize;
@@ -12,6 +14,8 @@ use crate::chain::catalog::{Catalog, CheckpointId, State};
 use crate::chain::evidence::{Basis, Certainty};
 use crate::chain::inventory::Content;
 use crate::chain::place::{Kind, TimeBasis};
+
+pub use size::Sizes;
 
 /// Everything that is known of a checkpoint. Sizes are bytes.
 #[derive(Debug, Serialize)]
@@ -119,30 +123,50 @@ impl Info {
 
 /// The text of `info.json`.
 pub fn info_json(catalog: &Catalog, plan: &Plan, id: CheckpointId, images: &Images) -> Vec<u8> {
-    let mut info = Info::new(catalog, plan, id);
+    let mut file = InfoFile::new(catalog, plan, id, images);
     for below in catalog.ancestors(id) {
-        info.evidence.extend(link_info(catalog, below));
-        let file = shown(catalog, below);
-        let warnings = catalog.checkpoint(below).warnings.iter();
-        info.warnings.extend(warnings.map(|warning| format!("{file}: {warning}")));
+        file.info.evidence.extend(link_info(catalog, below));
+        file.info.warnings.extend(warnings_above(catalog, below));
     }
-    let allocated = images.shown(catalog, id).ok().map(|image| image.allocated());
-    let loss = loss::of(catalog, images, id);
-    if loss.as_ref().is_some_and(LossInfo::is_incomplete) {
-        info.state = "incomplete";
-        info.reason.get_or_insert_with(|| "a file that it is made of is damaged".into());
+    file.chain = chain(catalog, id);
+    file.text()
+}
+
+impl InfoFile {
+    /// Without the lists of what lies below.
+    fn new(catalog: &Catalog, plan: &Plan, id: CheckpointId, images: &Images) -> Self {
+        let mut info = Info::new(catalog, plan, id);
+        let allocated = images.shown(catalog, id).ok().map(|image| image.allocated());
+        let loss = loss::of(catalog, images, id);
+        if loss.as_ref().is_some_and(LossInfo::is_incomplete) {
+            info.state = "incomplete";
+            info.reason.get_or_insert_with(|| "a file that it is made of is damaged".into());
+        }
+        Self {
+            info,
+            loss,
+            allocated: allocated.map(|known| known.bytes),
+            allocated_is: allocated.map(|known| if known.exact { "exact" } else { "at-most" }),
+            chain: Vec::new(),
+        }
     }
-    let file = InfoFile {
-        info,
-        loss,
-        allocated: allocated.map(|known| known.bytes),
-        allocated_is: allocated.map(|known| if known.exact { "exact" } else { "at-most" }),
-        chain: chain(catalog, id),
-    };
+
+    fn text(&self) -> Vec<u8> {
+        let mut text = json(self);
+        text.push(b'\n');
+        text
+    }
+}
+
+fn json(value: &impl Serialize) -> Vec<u8> {
     // Plain structures of strings and numbers always serialise.
-    let mut text = serde_json::to_vec_pretty(&file).unwrap_or_default();
-    text.push(b'\n');
-    text
+    serde_json::to_vec_pretty(value).unwrap_or_default()
+}
+
+/// A checkpoint's warnings in the `info.json` of those that stand on it.
+fn warnings_above(catalog: &Catalog, id: CheckpointId) -> impl Iterator<Item = String> {
+    let warnings = catalog.checkpoint(id).warnings.iter();
+    warnings.map(move |warning| format!("{}: {warning}", shown(catalog, id)))
 }
 
 /// The text of `error.txt`.
@@ -191,24 +215,36 @@ fn chain(catalog: &Catalog, id: CheckpointId) -> Vec<ChainFile> {
     let mut as_raw = false;
     let mut files = Vec::new();
     for id in std::iter::once(id).chain(catalog.ancestors(id)) {
-        let checkpoint = catalog.checkpoint(id);
-        let file = catalog.file_of(id);
-        let format = match file.content {
-            Content::Qcow2(_) if !as_raw => "qcow2",
-            Content::Stream(_) if !as_raw => "virtnbdbackup-stream",
-            Content::Unreadable(_) => "unreadable",
-            _ => "raw",
-        };
-        let data_file = checkpoint.data_file.filter(|_| !as_raw);
-        files.push(ChainFile {
-            file: shown(catalog, id),
-            format,
-            size: file.stat.size,
-            data_file: data_file
-                .map(|id| catalog.inventory.file(id).path.to_string_lossy().into_owned()),
-        });
-        as_raw = checkpoint.parent.as_ref().is_some_and(|link| link.as_raw);
+        files.push(chain_file(catalog, id, as_raw));
+        as_raw = catalog.checkpoint(id).parent.as_ref().is_some_and(|link| link.as_raw);
     }
     files.reverse();
     files
+}
+
+/// A checkpoint's file as a part of a chain, in which its bytes may count as they are.
+fn chain_file(catalog: &Catalog, id: CheckpointId, as_raw: bool) -> ChainFile {
+    #[cfg(test)]
+    LISTED.set(LISTED.get() + 1);
+    let file = catalog.file_of(id);
+    let format = match file.content {
+        Content::Qcow2(_) if !as_raw => "qcow2",
+        Content::Stream(_) if !as_raw => "virtnbdbackup-stream",
+        Content::Unreadable(_) => "unreadable",
+        _ => "raw",
+    };
+    let data_file = catalog.checkpoint(id).data_file.filter(|_| !as_raw);
+    let data_file = data_file.map(|id| catalog.inventory.file(id));
+    ChainFile {
+        file: shown(catalog, id),
+        format,
+        size: file.stat.size,
+        data_file: data_file.map(|file| file.path.to_string_lossy().into_owned()),
+    }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How many files were listed.
+    static LISTED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }

@@ -4,6 +4,7 @@
 //! [`inode::Inodes`] keeps the numbers of all that stayed the same.
 
 pub mod access;
+pub mod caches;
 pub mod images;
 pub mod info;
 pub mod inode;
@@ -12,16 +13,18 @@ pub mod names;
 pub mod plan;
 
 mod build;
+mod listing;
 mod loss;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use access::Access;
-use images::{Caches, Images};
+use caches::{CacheSizes, Caches};
+use images::Images;
 pub use inode::Ino;
 use missing::Missing;
 use plan::Plan;
@@ -39,6 +42,8 @@ pub struct ViewOptions {
     pub allowed: Vec<PathBuf>,
     /// What becomes of restore points that are not whole.
     pub missing: Missing,
+    /// How much memory may be kept.
+    pub caches: CacheSizes,
 }
 
 /// What kind of thing a node of the view is.
@@ -135,6 +140,7 @@ pub struct Tree {
     images: Images,
     nodes: HashMap<Ino, Node>,
     totals: Totals,
+    info_sizes: OnceLock<info::Sizes>,
 }
 
 impl Tree {
@@ -143,7 +149,7 @@ impl Tree {
     pub fn from_source(source: &Path, options: &ViewOptions) -> Result<Self> {
         let catalog = read_catalog(source, &options.allowed)?;
         let mut inodes = inode::Inodes::default();
-        Ok(build::tree(catalog, &Caches::default(), options.missing, &mut inodes))
+        Ok(build::tree(catalog, &Caches::new(options.caches), options.missing, &mut inodes))
     }
 
     /// The entry of this name.
@@ -163,7 +169,7 @@ impl Tree {
                 (image.size(), allocated.bytes, allocated.exact)
             }
             Body::Info(id) => {
-                let size = self.info_text(*id).len() as u64;
+                let size = self.info_size(*id);
                 (size, size, false)
             }
             Body::Error(id) => {
@@ -271,6 +277,11 @@ impl Tree {
     /// The catalog that it shows.
     pub fn catalog(&self) -> &Catalog {
         &self.catalog
+    }
+
+    fn info_size(&self, id: CheckpointId) -> u64 {
+        let sizes = self.info_sizes.get_or_init(|| info::Sizes::new(&self.catalog));
+        sizes.of(&self.catalog, &self.plan, id, &self.images)
     }
 
     fn info_text(&self, id: CheckpointId) -> Vec<u8> {

@@ -1,7 +1,7 @@
 //! Where everything goes in the view: the one place that `ls` and the mounted tree share.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -23,6 +23,8 @@ pub struct DiskPlan {
     pub source_folder: PathBuf,
     /// The name that the tool knows it by, made safe.
     pub name: String,
+    /// The same as it was found.
+    pub raw_name: OsString,
     /// Its checkpoints in order, each with its folder's name.
     pub checkpoints: Vec<(CheckpointId, String)>,
     /// The newest that can be assembled.
@@ -143,6 +145,7 @@ fn plan_disk(catalog: &Catalog, disk: &Disk, path: PathBuf) -> DiskPlan {
         path,
         source_folder: disk.key.folder.clone(),
         name: escape(&disk.key.name),
+        raw_name: disk.key.name.clone(),
         checkpoints,
         latest,
         by_time,
@@ -150,7 +153,7 @@ fn plan_disk(catalog: &Catalog, disk: &Disk, path: PathBuf) -> DiskPlan {
 }
 
 /// An unfinished backup keeps the mark that its tool gave it.
-fn label(catalog: &Catalog, id: CheckpointId) -> std::ffi::OsString {
+fn label(catalog: &Catalog, id: CheckpointId) -> OsString {
     let checkpoint = catalog.checkpoint(id);
     match checkpoint.kind {
         Kind::Partial => catalog.file_of(id).path.file_name().unwrap_or(OsStr::new("")).into(),
