@@ -18,6 +18,10 @@ use tally::{Held, Tally};
 /// that a search costs what it passes over, and not what is left of the region.
 const FIRST_LOOK: u64 = 256 << 10;
 
+/// How often one search looks, on a disk too large for a tally, before it gives up: over 2 TiB in
+/// the usual regions. A small file can claim far more than anybody could wait for.
+const MOST_LOOKS: u32 = 1 << 16;
+
 /// One checkpoint of a chain, as its reader sees it.
 pub struct DiskImage {
     map: Arc<ChainMap>,
@@ -108,7 +112,8 @@ impl DiskImage {
     }
 
     /// The first byte of data at or after `offset`, as `lseek` has it: none if there is no data
-    /// any more, or if the disk ends at `offset` or before. What cannot be read is data.
+    /// any more, or if the disk ends at `offset` or before. What cannot be read is data; so is, on
+    /// a disk of many TiB, what a search of bounded length did not come to.
     pub fn seek_data(&self, offset: u64) -> Option<u64> {
         self.seek(offset, true)
     }
@@ -144,6 +149,7 @@ impl DiskImage {
     fn seek(&self, offset: u64, for_data: bool) -> Option<u64> {
         let mut at = offset;
         let mut look = FIRST_LOOK;
+        let mut looks = 0;
         while at < self.size {
             let region = at / self.map.region_size();
             let end = self.region(region).end;
@@ -151,7 +157,11 @@ impl DiskImage {
                 Some(Held::Holes) if for_data => at = end,
                 Some(Held::Data) if !for_data => at = end,
                 Some(Held::Holes | Held::Data) => return Some(at),
+                _ if looks == MOST_LOOKS && self.tally().is_none() => {
+                    return for_data.then_some(at);
+                }
                 _ => {
+                    looks = looks.saturating_add(1);
                     let part = at..end.min(at.saturating_add(look));
                     at = part.end;
                     look = look.saturating_mul(2);

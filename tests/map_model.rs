@@ -369,6 +369,54 @@ impl Layer for Counting {
     }
 }
 
+/// A disk of which nobody could ever see the end.
+struct Endless {
+    word: Word,
+    asked: AtomicU64,
+}
+
+impl Layer for Endless {
+    fn path(&self) -> &std::path::Path {
+        "endless".as_ref()
+    }
+
+    fn virtual_size(&self) -> u64 {
+        1 << 60
+    }
+
+    fn words(&self, words: &mut Words) {
+        assert!(self.asked.fetch_add(1, Ordering::SeqCst) < 1 << 20, "searched without end");
+        words.push_until(u64::MAX, self.word);
+    }
+
+    fn read(&self, _: Slot, _: GuestOffset, buf: &mut [u8]) -> qcowfs::error::Result<()> {
+        buf.fill(0);
+        Ok(())
+    }
+
+    fn allocated_at_most(&self) -> u64 {
+        1 << 60
+    }
+}
+
+#[test]
+fn a_disk_without_end_is_not_searched_without_end() {
+    let image = |word| {
+        let layer = Arc::new(Endless { word, asked: AtomicU64::new(0) });
+        let nodes = vec![Node { layer, parent: None }];
+        let map = ChainMap::new(nodes, Arc::new(MapCache::new(1 << 20))).unwrap();
+        DiskImage::new(Arc::new(map), id(0), 1 << 60)
+    };
+    let bad = image(Word::Bad(Fault::Misaligned));
+    assert_eq!(bad.seek_hole(0), Some(1 << 60), "all is data as far as anybody can tell");
+    assert_eq!(bad.seek_data(5), Some(5));
+    let zeros = image(Word::Zero);
+    let first = zeros.seek_data(0).expect("nobody can tell that there is none");
+    let next = zeros.seek_data(first).expect("nobody can tell that there is none");
+    assert!(first > 1 << 40 && next > first, "the search goes on from {first}");
+    assert_eq!(zeros.seek_hole(first), Some(first));
+}
+
 #[test]
 fn the_first_layer_that_is_not_empty_here_is_the_last_to_be_asked() {
     let asked = Arc::new(AtomicU64::new(0));

@@ -198,6 +198,21 @@ fn what_stands_beside_a_stream_tells_its_time_zone() {
 }
 
 #[test]
+fn a_number_in_a_name_that_is_no_time_tells_no_zone() {
+    let folder = Folder::new();
+    folder.full("vda").inc("vda", 1);
+    let meta = meta("vda", "virtnbdbackup.2", &json!("virtnbdbackup.1"), "-000300-11-20T07:01:20");
+    for number in [i64::MIN, i64::MAX, 5] {
+        folder.write(&format!("vda.diff.{number}.data"), &stream(&meta));
+    }
+    let view = folder.view();
+    let full = one(&view, "vda/virtnbdbackup.0");
+    // In the zone of this machine, whatever that is.
+    assert!(full.time.starts_with("2026-11-"), "{}", full.time);
+    assert_eq!(parent(&view, "vda/virtnbdbackup.1"), Some("virtnbdbackup.0"));
+}
+
+#[test]
 fn a_date_without_any_hint_of_its_zone_is_shown_with_a_warning() {
     let folder = Folder::new();
     folder.full("vda");

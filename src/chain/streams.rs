@@ -214,6 +214,8 @@ struct Zones {
 
 /// Zones differ from UTC by multiples of this, seconds.
 const QUARTER: i64 = 15 * 60;
+/// And by less than this. A time that is further off is not that of the same backup.
+const FARTHEST: u64 = 24 * 60 * 60;
 
 impl Zones {
     fn new(linker: &Linker<'_>) -> Self {
@@ -222,8 +224,11 @@ impl Zones {
             let Content::Stream(facts) = &file.content else { continue };
             let meta = &facts.meta;
             let absolute = absolute_time(linker, file, meta);
-            if let Some((absolute, local)) = absolute.zip(local_seconds(meta)) {
-                let quarters = (local - absolute + QUARTER / 2).div_euclid(QUARTER);
+            let apart = absolute.zip(local_seconds(meta)).and_then(|(absolute, local)| {
+                local.checked_sub(absolute).filter(|apart| apart.unsigned_abs() < FARTHEST)
+            });
+            if let Some(apart) = apart {
+                let quarters = (apart + QUARTER / 2).div_euclid(QUARTER);
                 own.insert(file.path.clone(), quarters * QUARTER);
                 offsets.insert(file.folder().to_path_buf(), quarters * QUARTER);
             }

@@ -43,7 +43,9 @@ impl CheckpointXml {
         Some(Self {
             name: child(root, "name")?,
             parent: parent.and_then(|node| child(node, "name")),
-            created: seconds.map(|s| SystemTime::UNIX_EPOCH + Duration::from_secs(s)),
+            // A number of seconds that no clock can have is no time.
+            created: seconds
+                .and_then(|s| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(s))),
             disk_paths,
         })
     }
@@ -64,6 +66,18 @@ mod tests {
         assert_eq!(parsed.disk_paths, ["/var/vm-root.qcow2"]);
         let created = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_161_382);
         assert_eq!(parsed.created, Some(created));
+    }
+
+    #[test]
+    fn a_time_that_no_clock_can_have_is_none() {
+        for (seconds, is_time) in [("18446744073709551615", false), ("-1", false), ("0", true)] {
+            let text = format!(
+                "<domaincheckpoint><name>a</name><creationTime>{seconds}</creationTime>\
+                 </domaincheckpoint>"
+            );
+            let parsed = CheckpointXml::parse(&text).expect("parses");
+            assert_eq!(parsed.created.is_some(), is_time, "{seconds}");
+        }
     }
 
     #[test]
