@@ -22,13 +22,15 @@ const FIRST_LOOK: u64 = 256 << 10;
 /// the usual regions. A small file can claim far more than anybody could wait for.
 const MOST_LOOKS: u32 = 1 << 16;
 
+/// Bytes of the least block that `stat` can tell of.
+const LEAST_ALLOCATED: u64 = 512;
+
 /// One checkpoint of a chain, as its reader sees it.
 pub struct DiskImage {
     map: Arc<ChainMap>,
     node: NodeId,
     size: u64,
     lost_reads: LostReads,
-    lost: OnceLock<Arc<Lost>>,
     tally: OnceLock<Tally>,
 }
 
@@ -74,8 +76,7 @@ impl std::error::Error for ReadError {
 impl DiskImage {
     /// The checkpoint whose topmost layer is `node`, as a disk of `size` bytes.
     pub fn new(map: Arc<ChainMap>, node: NodeId, size: u64) -> Self {
-        let (lost, tally) = (OnceLock::new(), OnceLock::new());
-        Self { map, node, size, lost_reads: LostReads::Fail, lost, tally }
+        Self { map, node, size, lost_reads: LostReads::Fail, tally: OnceLock::new() }
     }
 
     /// The same with other bytes for what is lost than an error.
@@ -133,7 +134,15 @@ impl DiskImage {
             return Allocated { bytes, exact: true };
         }
         let bytes = self.map.allocated_at_most(self.node).min(self.size);
-        Allocated { bytes, exact: bytes == 0 }
+        if bytes > 0 {
+            return Allocated { bytes, exact: false };
+        }
+        // Who is told that there is nothing does not read: that must be true, whatever the files'
+        // metadata say.
+        match self.seek_data(0) {
+            None => Allocated { bytes: 0, exact: true },
+            Some(_) => Allocated { bytes: LEAST_ALLOCATED, exact: false },
+        }
     }
 
     /// How many bytes are data, in ranges that could not be looked at too: looks at every region.

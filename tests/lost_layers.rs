@@ -279,3 +279,105 @@ fn of_a_stream_that_is_cut_the_frames_before_the_cut_are_known() {
     must_show(folder.path(), STREAMS[1], [None, Some("bmm!!!!!"), Some("bmm00000")]);
     must_show(folder.path(), STREAMS[2], [None, Some("bmt!t!!!"), Some("bmt0t000")]);
 }
+
+/// A chain as qmpbackup names it.
+fn renamed() -> TempDir {
+    let chain = chain();
+    let at = chain.path();
+    for (from, to) in
+        [("base", "FULL-1700000000"), ("middle", "INC-1700000100"), ("top", "INC-1700000200")]
+    {
+        let to = format!("{to}-d.qcow2");
+        fs::rename(at.join(format!("{from}.qcow2")), at.join(&to)).unwrap();
+        qemu_img(&["rebase", "-u", "-f", "qcow2", "-b", "", &to], at);
+    }
+    fs::remove_file(at.join("other.qcow2")).unwrap();
+    chain
+}
+
+#[test]
+fn the_length_of_a_file_that_is_no_image_tells_nothing_of_its_disk() {
+    for len in [0, 3, 100_000] {
+        let chain = renamed();
+        must_show(chain.path(), "INC-1700000200", [Some("bmt0tmbb"); 3]);
+        fs::write(chain.path().join("FULL-1700000000-d.qcow2"), vec![0; len]).unwrap();
+        must_show(chain.path(), "INC-1700000100", [None, Some("!mm0!m!!"), Some("0mm00m00")]);
+        must_show(chain.path(), "INC-1700000200", [None, Some("!mt0tm!!"), Some("0mt0tm00")]);
+    }
+    for is_empty in [true, false] {
+        let (folder, _) = streams();
+        let path = folder.path().join("vda.full.data");
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[..64].fill(0);
+        fs::write(&path, if is_empty { Vec::new() } else { bytes }).unwrap();
+        must_show(folder.path(), STREAMS[1], [None, Some("!mm!!m!!"), Some("0mm00m00")]);
+    }
+}
+
+#[test]
+fn a_damaged_overlay_over_what_is_no_image_keeps_its_base_lost() {
+    let folder = scratch();
+    let at = folder.path();
+    let size = (BLOCK * BLOCKS).to_string();
+    qemu_img(&["create", "-q", "-f", "vmdk", "disk.vmdk", &size], at);
+    qemu_img(
+        &["create", "-q", "-u", "-f", "qcow2", "-b", "disk.vmdk", "-F", "raw", "top.qcow2", &size],
+        at,
+    );
+    fill(at, "top.qcow2", "..t.t...");
+    let mut top = Editor::open(at.join("top.qcow2"));
+    // No format of the backing file any more: an extension that nobody knows.
+    let format = top.u64(112);
+    assert_eq!(format >> 32, 0xe279_2aca, "{format:x}");
+    top.put(112, format ^ 1 << 40);
+    top.save();
+    must_show(at, "top.qcow2", [None, Some("!!t!t!!!"), Some("00t0t000")]);
+    let crypt = top.u64(32);
+    top.put(32, crypt | 1 << 32);
+    top.save();
+    must_show(at, "top.qcow2", [None, Some("!!!!!!!!"), Some("00000000")]);
+}
+
+/// A stream of a huge disk that says little: what a search costs must not grow with the disk.
+#[test]
+fn a_search_in_the_disk_of_a_small_file_ends() {
+    for missing in [Missing::Hide, Missing::Eio, Missing::Zero] {
+        for full in [true, false] {
+            let folder = scratch();
+            let size = 1 << 62;
+            let (name, mut writer) = if full {
+                ("vda.full.data", StreamWriter::full(size))
+            } else {
+                ("vda.inc.virtnbdbackup.1.data", StreamWriter::increment(size, 1))
+            };
+            writer.data(0, &[7; 4096]);
+            fs::write(folder.path().join(name), writer.finish()).unwrap();
+            let options = ViewOptions { missing, ..ViewOptions::default() };
+            let tree = Tree::from_source(folder.path(), &options).unwrap();
+            let name = if full { STREAMS[0] } else { STREAMS[1] };
+            let Some(image) = disk(&tree, name) else { continue };
+            common::watch::within(60, "searching", move || {
+                assert_eq!(image.seek_data(0), Some(0));
+                image.seek_data(4096);
+                image.seek_hole(0);
+                image.seek_data(1 << 61);
+                image.seek_hole(1 << 61);
+            });
+        }
+    }
+}
+
+#[test]
+fn what_is_lost_never_counts_as_a_disk_without_data() {
+    let folder = scratch();
+    let size = (BLOCK * BLOCKS) as u64;
+    let mut writer = StreamWriter::full(size).set("dataSize", 0.into());
+    writer.data(0, &[7; 4096]);
+    let whole = writer.finish();
+    // Without its `stop`.
+    fs::write(folder.path().join("vda.full.data"), &whole[..whole.len() - 42]).unwrap();
+    let options = ViewOptions { missing: Missing::Eio, ..ViewOptions::default() };
+    let tree = Tree::from_source(folder.path(), &options).unwrap();
+    let image = disk(&tree, STREAMS[0]).expect("a disk");
+    assert!(image.allocated().bytes > 0, "tar would not read it");
+}

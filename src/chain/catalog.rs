@@ -261,6 +261,8 @@ impl Builder<'_> {
         let virtual_size = match &file.content {
             Content::Qcow2(facts) => Some(facts.header.virtual_size),
             Content::Stream(facts) => Some(facts.meta.virtual_size),
+            // A file that should be an image and is none tells nothing of its disk.
+            Content::Plain if condition.left == Left::Nothing => None,
             Content::Plain => Some(file.stat.size),
             Content::Unreadable(_) | Content::Foreign(_) => None,
         };
@@ -337,7 +339,7 @@ impl Builder<'_> {
         checkpoints: &[Checkpoint],
     ) -> Condition {
         let found = state::examine(self.inventory, self.links, id, place);
-        if found.state != State::Whole {
+        if found.left == Left::Nothing {
             return found;
         }
         if below >= LONGEST_CHAIN {
@@ -347,13 +349,16 @@ impl Builder<'_> {
         let base = match &place.parent {
             Parent::File { file, .. } if parent.is_none() => {
                 let path = self.inventory.file(*file).path.display();
-                let reason = format!("what it stands on, {path}, is not an image that can be read");
-                return Condition { base_is_lost: true, state: State::Broken(reason), ..found };
+                return found.without_base(format!(
+                    "what it stands on, {path}, is not an image that can be read"
+                ));
             }
             _ => parent.filter(|link| !link.as_raw),
         };
         match base.and_then(|link| checkpoints.get(link.checkpoint.0)) {
-            Some(Checkpoint { state: State::Broken(reason), file, .. }) => {
+            Some(Checkpoint { state: State::Broken(reason), file, .. })
+                if found.state == State::Whole =>
+            {
                 let path = &self.inventory.file(*file).path;
                 Condition { state: State::above(path, reason), ..found }
             }

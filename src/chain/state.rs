@@ -57,6 +57,16 @@ impl Condition {
         Self::damaged(Left::Nothing, reason)
     }
 
+    /// The same without what it stands on; the reason is that of the loss, unless there is one of
+    /// its own.
+    pub(super) fn without_base(self, reason: String) -> Self {
+        let state = match self.state {
+            State::Whole => State::Broken(reason),
+            broken @ State::Broken(_) => broken,
+        };
+        Self { base_is_lost: true, state, ..self }
+    }
+
     fn damaged(left: Left, reason: String) -> Self {
         Self { left, state: State::Broken(reason), ..Self::SOUND }
     }
@@ -73,17 +83,10 @@ pub(super) fn examine(
     if let Some(reason) = unusable(inventory, file, place) {
         return Condition::unusable(reason);
     }
-    let damaged = damage(links, id, file);
+    let found = damage(links, id, file).unwrap_or(Condition::SOUND);
     match &place.parent {
-        Parent::Missing(reason) => match damaged {
-            Some(damaged) => Condition { base_is_lost: true, ..damaged },
-            None => Condition {
-                base_is_lost: true,
-                state: State::Broken(reason.clone()),
-                ..Condition::SOUND
-            },
-        },
-        _ => damaged.unwrap_or(Condition::SOUND),
+        Parent::Missing(reason) => found.without_base(reason.clone()),
+        _ => found,
     }
 }
 

@@ -133,7 +133,7 @@ fn within(folder: &Path, name: &str) -> Result<PathBuf, String> {
 }
 
 /// A relative path without `.` and `..`; `None` if it is absolute or leads above its start.
-fn normalise(path: &Path) -> Option<PathBuf> {
+pub fn normalise(path: &Path) -> Option<PathBuf> {
     let mut clean = PathBuf::new();
     for part in path.components() {
         match part {

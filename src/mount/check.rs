@@ -3,6 +3,7 @@
 use std::fs::FileType;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use log::warn;
 use rustix::io::Errno;
@@ -14,6 +15,9 @@ use super::mountinfo::{Mount, MountTable, untouched};
 use super::options::MountOptions;
 use super::unmount::unmount;
 use crate::error::{Error, Result};
+
+/// A view that answers does so sooner.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// A source and a mount point that fit together: absolute, without symbolic links.
 #[derive(Debug, Clone)]
@@ -128,7 +132,11 @@ fn check_free(path: &Path, real: &Path) -> Result<()> {
 /// Whether nobody serves it any more. Not `stat`: the kernel may answer that from its cache long
 /// after the daemon's death.
 fn is_dead(mount: &Mount) -> bool {
-    matches!(rustix::fs::statfs(&mount.path), Err(Errno::NOTCONN))
+    let path = mount.path.clone();
+    let (tell, answer) = std::sync::mpsc::channel();
+    std::thread::spawn(move || tell.send(rustix::fs::statfs(&path).map(drop)));
+    // One that does not answer is not dead: it may be stopped, or wait for its source.
+    matches!(answer.recv_timeout(ANSWER), Ok(Err(Errno::NOTCONN)))
 }
 
 fn check_apart(source: &Path, mount_point: &Path) -> Result<()> {

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
 use super::caches::Caches;
 use super::missing::Missing;
 use crate::chain::catalog::{Catalog, Checkpoint, CheckpointId, Left, State};
@@ -16,19 +19,41 @@ use crate::layer::raw::RawLayer;
 use crate::layer::stream::StreamLayer;
 use crate::map::{ChainMap, Node, NodeId};
 use crate::source::{LocalFile, Source};
-use crate::view::{DiskImage, LostReads};
+use crate::view::{DiskImage, Lost, LostReads};
 
 /// The disks of all checkpoints; of a broken one, what is left of it.
 pub struct Images {
     /// In the order of the checkpoints' numbers; where there is nothing, the reason.
-    images: Vec<Result<Arc<DiskImage>, String>>,
+    left: Vec<Result<Arc<DiskImage>, String>>,
     missing: Missing,
+    /// What was found to be lost, as long as there is room.
+    lost: Cache<CheckpointId, Arc<Lost>, ByMemory>,
+}
+
+/// Bytes of lists of what is lost that are kept.
+const LOST_LISTS: u64 = 4 << 20;
+
+#[derive(Clone)]
+struct ByMemory;
+
+impl Weighter<CheckpointId, Arc<Lost>> for ByMemory {
+    fn weight(&self, _: &CheckpointId, lost: &Arc<Lost>) -> u64 {
+        lost.memory()
+    }
 }
 
 impl Images {
     /// The disks of a catalog.
     pub fn new(catalog: &Catalog, caches: &Caches, missing: Missing) -> Self {
-        Self { images: build(catalog, caches, missing.lost_reads()), missing }
+        let images = build(catalog, caches, missing.lost_reads());
+        let lost = Cache::with_weighter(images.len().min(1 << 16), LOST_LISTS, ByMemory);
+        Self { left: images, missing, lost }
+    }
+
+    /// What is lost of a checkpoint; none if that cannot be said.
+    pub fn lost(&self, id: CheckpointId) -> Option<Arc<Lost>> {
+        let image = self.left(id).ok()?;
+        self.lost.get_or_insert_with(&id, || image.lost().map(Arc::new).ok_or(())).ok()
     }
 
     /// What becomes of restore points that are not whole.
@@ -38,7 +63,7 @@ impl Images {
 
     /// The disk of a checkpoint, whole or not; if there is nothing of it, the reason.
     pub fn left(&self, id: CheckpointId) -> Result<&Arc<DiskImage>, &str> {
-        match self.images.get(id.0) {
+        match self.left.get(id.0) {
             Some(Ok(image)) => Ok(image),
             Some(Err(reason)) => Err(reason),
             None => Err("unknown"),
@@ -62,7 +87,7 @@ impl Images {
         &'a self,
         catalog: &'a Catalog,
     ) -> impl Iterator<Item = &'a Arc<DiskImage>> {
-        (0..self.images.len()).filter_map(|n| self.shown(catalog, CheckpointId(n)).ok())
+        (0..self.left.len()).filter_map(|n| self.shown(catalog, CheckpointId(n)).ok())
     }
 }
 

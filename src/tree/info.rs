@@ -138,7 +138,9 @@ impl InfoFile {
         let mut info = Info::new(catalog, plan, id);
         let allocated = images.shown(catalog, id).ok().map(|image| image.allocated());
         let loss = loss::of(catalog, images, id);
-        if loss.as_ref().is_some_and(LossInfo::is_incomplete) {
+        let is_shown = allocated.is_some();
+        let is_whole = catalog.checkpoint(id).state == State::Whole;
+        if is_shown && (!is_whole || loss.as_ref().is_some_and(LossInfo::is_any)) {
             info.state = "incomplete";
             info.reason.get_or_insert_with(|| "a file that it is made of is damaged".into());
         }

@@ -50,7 +50,7 @@ pub(super) fn of(catalog: &Catalog, images: &Images, id: CheckpointId) -> Option
         return None;
     }
     let image = images.left(id).ok()?;
-    let lost = image.lost()?;
+    let lost = images.lost(id)?;
     let reads_as = images.shown(catalog, id).is_ok().then(|| match images.missing() {
         Missing::Zero => "zeros",
         Missing::Hide | Missing::Eio => "error",
@@ -79,9 +79,9 @@ impl LossInfo {
         }
     }
 
-    /// Whether there is a disk, and something of it is lost.
-    pub(super) fn is_incomplete(&self) -> bool {
-        self.lost_reads_as.is_some() && self.lost_bytes > 0
+    /// Whether something is lost.
+    pub(super) fn is_any(&self) -> bool {
+        self.lost_bytes > 0
     }
 }
 
@@ -89,7 +89,7 @@ impl LossInfo {
 pub(super) fn describe(images: &Images, id: CheckpointId) -> String {
     let mut text = String::new();
     let Ok(image) = images.left(id) else { return text };
-    let _ = match image.lost() {
+    let _ = match images.lost(id) {
         Some(lost) => writeln!(
             text,
             "\nThe files that are there hold {} of its {} bytes.",

@@ -174,7 +174,7 @@ impl Tree {
             }
             Body::Error(id) => {
                 let size = self.error_text(*id).len() as u64;
-                let settled = self.images.left(*id).map_or(true, |image| image.lost().is_some());
+                let settled = self.images.left(*id).is_err() || self.images.lost(*id).is_some();
                 (size, size, settled)
             }
             Body::Link(target) => (target.len() as u64, 0, true),

@@ -2,10 +2,8 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
 
 use super::DiskImage;
-use super::tally::Tally;
 use crate::extent::Fault;
 use crate::map::{NodeId, Resolved};
 
@@ -33,7 +31,12 @@ pub struct LostRange {
 
 impl Lost {
     /// More ranges are counted, and not listed: a list that nobody reads should not fill the memory.
-    pub const MOST_RANGES: usize = 10_000;
+    pub const MOST_RANGES: usize = 1000;
+
+    /// Bytes of memory.
+    pub fn memory(&self) -> u64 {
+        (size_of::<Self>() + self.ranges.capacity() * size_of::<LostRange>()) as u64
+    }
 
     fn push(&mut self, found: LostRange) {
         self.bytes += found.range.end - found.range.start;
@@ -51,25 +54,21 @@ impl Lost {
 }
 
 impl DiskImage {
-    /// What is lost: looks at the maps of the whole disk, once. `None` if that cannot be said, for
-    /// a table could not be read just now, or the disk is so large that nobody would wait.
-    pub fn lost(&self) -> Option<Arc<Lost>> {
-        if let Some(lost) = self.lost.get() {
-            return Some(Arc::clone(lost));
-        }
-        let found = Arc::new(self.find_lost()?);
-        Some(Arc::clone(self.lost.get_or_init(|| found)))
-    }
+    /// Larger disks (in the usual regions of 32 MiB: 8 TiB) are not looked through.
+    const MOST_REGIONS: u64 = 1 << 18;
 
-    fn find_lost(&self) -> Option<Lost> {
+    /// What is lost: looks at the maps of the whole disk. `None` if that cannot be said, for a table
+    /// could not be read just now, or the disk is so large that nobody would wait.
+    pub fn lost(&self) -> Option<Lost> {
         let regions = self.size.div_ceil(self.map.region_size());
-        if regions > Tally::MOST {
+        if regions > Self::MOST_REGIONS {
             return None;
         }
         let depths: HashMap<NodeId, u32> = self.map.line(self.node).zip(0..).collect();
         let mut lost = Lost::default();
         for region in 0..regions {
-            for piece in self.pieces(self.region(region)) {
+            // Past the tally, which takes memory for each disk that somebody reads.
+            for piece in self.map.resolve(self.node, self.region(region)) {
                 let Resolved::Bad { layer, fault } = piece.resolved else { continue };
                 if fault == Fault::Unreadable {
                     return None;

@@ -172,6 +172,15 @@ impl Index {
         self.entries.get(token)?.chunk(token)
     }
 
+    /// A byte at or after `offset` before which there are no bytes in the stream.
+    pub(super) fn empty_until(&self, offset: u64) -> u64 {
+        let first = self.entries.partition_point(|entry| entry.end() <= offset);
+        let data = self.entries.get(first..).unwrap_or_default();
+        let data = data.iter().find(|entry| entry.tag() != ZERO).map(|entry| entry.guest);
+        let next = data.into_iter().chain(self.lost_from).min().unwrap_or(u64::MAX);
+        next.max(offset)
+    }
+
     /// Speaks for the bytes up to `end`; `gap` is what is said of those that no frame covers.
     pub(super) fn say(&self, words: &mut Words, end: u64, gap: Word) {
         self.say_known(words, end.min(self.lost_from.unwrap_or(end)), gap);

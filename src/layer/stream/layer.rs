@@ -137,6 +137,14 @@ impl Layer for StreamLayer {
         }
     }
 
+    /// Zero frames that follow each other are one range, so that this looks at few.
+    fn empty_until(&self, offset: u64) -> u64 {
+        match self.index() {
+            Ok(index) => index.empty_until(offset),
+            Err(_) => offset,
+        }
+    }
+
     /// A payload that the file no longer has is an error: frames are whole, so nothing of them
     /// reads as zeros.
     fn read(&self, slot: Slot, guest: GuestOffset, buf: &mut [u8]) -> Result<()> {

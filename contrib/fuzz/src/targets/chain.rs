@@ -18,8 +18,10 @@ use qcowfs::layer::raw::RawLayer;
 use qcowfs::layer::stream::StreamLayer;
 use qcowfs::layout::backing_name::BackingName;
 use qcowfs::source::{MemoryFile, Source};
-use qcowfs::tree::images::{self, Caches};
-use qcowfs::tree::{Ino, NodeKind, Opened, Tree, read_catalog};
+use qcowfs::tree::caches::{CacheSizes, Caches};
+use qcowfs::tree::images::Images;
+use qcowfs::tree::missing::Missing;
+use qcowfs::tree::{Ino, NodeKind, Opened, Tree, ViewOptions, read_catalog};
 use qcowfs::view::DiskImage;
 
 use super::disk;
@@ -61,25 +63,26 @@ const SIDECARS: [&str; 4] =
 pub fn run(data: &[u8]) {
     let folder = Folder::new().expect("a scratch folder");
     fill(&folder.0, data).expect("the scratch folder can be written to");
-    let Ok(catalog) = read_catalog(&folder.0) else { return };
+    let Ok(catalog) = read_catalog(&folder.0, &[]) else { return };
     let mut random = Random::of(data);
-    let images = images::build(&catalog, &Caches::default());
-    assert_eq!(images.len(), catalog.len());
-    let good = images.iter().enumerate().filter_map(|(id, image)| {
-        let id = CheckpointId(id);
-        match image {
+    let caches = Caches::new(CacheSizes::default());
+    let images = Images::new(&catalog, &caches, Missing::Hide);
+    let good =
+        (0..catalog.len()).map(CheckpointId).filter_map(|id| match images.shown(&catalog, id) {
             Ok(image) => Some((id, image)),
             Err(reason) => {
                 assert!(!reason.is_empty() && reason.len() < 64 << 10, "{} bytes", reason.len());
                 None
             }
-        }
-    });
+        });
     for (id, image) in good.take(DISKS) {
         check_image(&catalog, id, image, &mut random);
     }
-    let tree = Tree::from_source(&folder.0).expect("it could be read just now");
-    check_folder(&tree, Ino::ROOT, 0);
+    for missing in [Missing::Hide, Missing::Eio, Missing::Zero] {
+        let options = ViewOptions { missing, ..ViewOptions::default() };
+        let tree = Tree::from_source(&folder.0, &options).expect("it could be read just now");
+        check_folder(&tree, Ino::ROOT, 0);
+    }
 }
 
 fn check_image(catalog: &Catalog, id: CheckpointId, image: &DiskImage, random: &mut Random) {
@@ -225,7 +228,9 @@ fn parts(data: &[u8]) -> Vec<&[u8]> {
 /// The name that the image's header gives its backing file, if it can be that of a file beside it.
 fn backing_name(image: &[u8]) -> Option<PathBuf> {
     let header = Header::read(&MemoryFile::new("image", image.to_vec())).ok()?;
-    let BackingName::Path(path) = BackingName::parse(&header.backing_file?) else { return None };
+    let BackingName::Path { path, .. } = BackingName::parse(&header.backing_file?) else {
+        return None;
+    };
     let is_plain = matches!(path.components().next_back()?, Component::Normal(_));
     let name = path.file_name().filter(|name| is_plain && name.len() <= 255)?;
     Some(name.into())

@@ -137,7 +137,7 @@ fn check_tools_names(name: &OsStr) {
 
 fn check_backing_name(raw: &[u8]) {
     match BackingName::parse(raw) {
-        BackingName::Path(path) => {
+        BackingName::Path { path, .. } => {
             let bytes = path.as_os_str().as_bytes();
             assert!(!bytes.contains(&0), "a path with a NUL byte");
             assert!(bytes.len() <= raw.len());

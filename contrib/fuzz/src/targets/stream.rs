@@ -22,7 +22,7 @@ const MOST_UNPACKED: u32 = 1 << 20;
 /// Tries one input.
 pub fn run(data: &[u8]) {
     let file: Arc<dyn Source> = Arc::new(MemoryFile::new("stream", data.to_vec()));
-    has_end(file.as_ref()).expect("memory can be read");
+    let has_end = has_end(file.as_ref()).expect("memory can be read");
     let Ok(meta) = StreamMeta::read(file.as_ref()) else { return };
     let layer = |cache| {
         StreamLayer::new(Arc::clone(&file), meta.clone(), Arc::new(ClusterCache::new(cache)))
@@ -32,13 +32,25 @@ pub fn run(data: &[u8]) {
     let all = words(&first, 0, end);
     let mut random = Random::of(data);
     same_in_parts(&first, &all, random.below(end));
-    let Ok(index) = Index::build(file.as_ref(), &meta) else {
-        assert!(first.index().is_err());
+    let is_sound = Index::build(file.as_ref(), &meta).is_ok();
+    let bad_from = |from| {
+        let within = all.iter().filter(|extent| extent.range.start < meta.virtual_size);
         let bad = |extent: &Extent| extent.word == Word::Bad(Fault::Frames);
-        assert!(all.iter().filter(|extent| extent.range.start < meta.virtual_size).all(bad));
-        return;
+        within.for_each(|extent| assert_eq!(bad(extent), extent.range.start >= from));
     };
-    check_index(&index, &first, &all);
+    let Ok(index) = first.index() else {
+        assert!(!is_sound);
+        return bad_from(0);
+    };
+    // One that was cut is good up to there.
+    match index.lost_from() {
+        None => assert!(is_sound),
+        Some(from) => {
+            assert!(!is_sound && !has_end);
+            bad_from(from);
+        }
+    }
+    check_index(index, &first, &all);
     let step = step(random.any());
     let mut budget = BUDGET;
     for place in places(&all, &mut budget) {
