@@ -6,12 +6,14 @@
 mod attributes;
 mod content;
 mod handles;
+mod passthrough;
 mod refusals;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use fuser::{
     AccessFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
@@ -27,7 +29,8 @@ use crate::fault_log;
 use crate::tree::{Attr, Ino, NodeKind, Opened, Tree};
 use attributes::{BLOCK_SIZE, file_attr, file_type, lifetime, nothing};
 use content::Target;
-use handles::{Handles, Listing};
+use handles::{Handles, Listing, OpenFile};
+use passthrough::Backings;
 
 /// The largest request, and so the largest read that comes whole; bytes.
 const LARGEST_REQUEST: u32 = 1 << 20;
@@ -41,14 +44,23 @@ const GENERATION: Generation = Generation(0);
 /// A tree as a file system.
 pub struct View {
     tree: Tree,
-    files: Handles<Opened>,
+    files: Handles<OpenFile>,
     folders: Handles<Listing>,
+    backings: Backings,
+    may_pass_through: bool,
 }
 
 impl View {
-    /// Makes a tree ready to be mounted.
-    pub fn new(tree: Tree) -> Self {
-        Self { tree, files: Handles::new(), folders: Handles::new() }
+    /// Makes a tree ready to be mounted. `may_pass_through`: the kernel may read plain raw files by
+    /// itself, where it can.
+    pub fn new(tree: Tree, may_pass_through: bool) -> Self {
+        Self {
+            tree,
+            files: Handles::new(),
+            folders: Handles::new(),
+            backings: Backings::default(),
+            may_pass_through,
+        }
     }
 
     fn attr(&self, ino: INodeNo) -> Option<Attr> {
@@ -91,6 +103,12 @@ impl Filesystem for View {
         // It bounds reads too: both are counted in pages per request.
         if let Err(nearest) = config.set_max_write(LARGEST_REQUEST) {
             debug!("requests are bounded by {nearest} bytes");
+        }
+        if self.may_pass_through
+            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+            && config.set_max_stack_depth(1).is_ok()
+        {
+            self.backings.allow();
         }
         if let Err(nearest) = config.set_max_background(MAX_BACKGROUND) {
             debug!("background requests are bounded by {nearest}");
@@ -216,7 +234,20 @@ impl Filesystem for View {
             // A text is made when it is opened: what an earlier one left in the cache is another.
             Opened::Text(_) => FopenFlags::FOPEN_DIRECT_IO,
         };
-        reply.opened(self.files.insert(file), how | FopenFlags::FOPEN_NOFLUSH);
+        let how = how | FopenFlags::FOPEN_NOFLUSH;
+        match self.backings.of(ino, &file, &reply) {
+            Ok(None) => reply.opened(self.files.insert(OpenFile { file, backing: None }), how),
+            Ok(Some(backing)) => {
+                let handle = OpenFile { file, backing: Some(Arc::clone(&backing)) };
+                // What the kernel cached is the file's own, and not ours to keep.
+                let how = how - FopenFlags::FOPEN_KEEP_CACHE;
+                reply.opened_passthrough(self.files.insert(handle), how, &backing);
+            }
+            Err(e) => {
+                self.log_fault(ino, format_args!("cannot open"), &e);
+                reply.error(errno(&e));
+            }
+        }
     }
 
     fn read(
@@ -231,7 +262,7 @@ impl Filesystem for View {
         reply: ReplyData,
     ) {
         let Some(file) = self.files.get(handle) else { return reply.error(Errno::EBADF) };
-        content::read(&file, offset, size, |piece| {
+        content::read(&file.file, offset, size, |piece| {
             let Some(fault) = piece.fault else { return reply.data(piece.bytes) };
             self.log_fault(ino, format_args!("cannot read {size} bytes at {offset}"), &fault);
             // A short reply to a buffered read would make the kernel take the file for shorter.
@@ -262,7 +293,7 @@ impl Filesystem for View {
         };
         let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
         let Some(file) = self.files.get(handle) else { return reply.error(Errno::EBADF) };
-        match content::seek(&file, offset, target).map(i64::try_from) {
+        match content::seek(&file.file, offset, target).map(i64::try_from) {
             Some(Ok(found)) => reply.offset(found),
             Some(Err(_)) => reply.error(Errno::EOVERFLOW),
             None => reply.error(Errno::ENXIO),

@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use crate::error::Error;
 use crate::extent::{Fault, GuestOffset};
 use crate::map::{ChainMap, NodeId, Piece, Resolved};
+use crate::source::Source;
 pub use lost::{Lost, LostRange};
 use tally::{Held, Tally};
 
@@ -88,6 +89,13 @@ impl DiskImage {
     /// Bytes.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// The file whose bytes these are, if they are no more than that.
+    pub fn plain_file(&self) -> Option<&dyn Source> {
+        let is_alone = self.map.line(self.node).nth(1).is_none();
+        let file = self.map.layer(self.node).plain_file().filter(|_| is_alone);
+        file.filter(|file| file.len() == self.size)
     }
 
     /// Fills `buf` from `offset` on and returns how many bytes that were: fewer than asked for

@@ -26,6 +26,7 @@ Mount options, comma-separated; may be repeated, and later ones win:
   fsname=NAME               the source in the mount table (a comma in it as `\\,`)
   map_cache=SIZE            memory for the maps of the disks: 48M if not given
   data_cache=SIZE           memory for tables and decompressed data: 32M if not given
+  nopassthrough             do not let the kernel read plain raw files by itself
   ro, noexec, exec, nodev, nosuid, noatime, atime
   dev, suid                 for root only";
 

@@ -12,7 +12,7 @@ use crate::tree::missing::Missing;
 
 /// What an unknown option is answered with.
 const KNOWN: &str = "missing=hide|eio|zero, allow_other, allow_root, default_permissions, \
-                     fsname=NAME, map_cache=SIZE, data_cache=SIZE, ro, noexec, exec, nodev, dev, \
+                     fsname=NAME, map_cache=SIZE, data_cache=SIZE, nopassthrough, ro, noexec, exec, nodev, dev, \
                      nosuid, suid, noatime, atime";
 
 /// What all `-o` say together.
@@ -64,6 +64,8 @@ fn apply_mount(options: &mut MountOptions, word: &OsStr) -> Result<()> {
         Some("allow_other") => options.access = Access::Everybody,
         Some("allow_root") => options.access = Access::OwnerAndRoot,
         Some("default_permissions") => options.check_permissions = true,
+        Some("passthrough") => options.passthrough = true,
+        Some("nopassthrough") => options.passthrough = false,
         Some("ro") => {}
         Some("rw") => return usage("the option rw cannot be: the view is read-only"),
         Some("noexec") => flags.insert(MountFlags::NOEXEC),

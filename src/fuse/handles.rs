@@ -5,10 +5,10 @@ use std::ffi::OsString;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use fuser::FileHandle;
+use fuser::{BackingId, FileHandle};
 use parking_lot::RwLock;
 
-use crate::tree::{Ino, NodeKind, Tree};
+use crate::tree::{Ino, NodeKind, Opened, Tree};
 
 /// Open files, or open folders.
 #[derive(Debug)]
@@ -37,6 +37,14 @@ impl<T> Handles<T> {
         // Let go after the lock: the value may be large.
         let _removed = self.open.write().remove(&handle.0);
     }
+}
+
+/// A file that somebody has open.
+pub(super) struct OpenFile {
+    pub(super) file: Opened,
+    /// Must live as long, where the kernel reads by itself.
+    #[expect(dead_code, reason = "held, and never asked")]
+    pub(super) backing: Option<Arc<BackingId>>,
 }
 
 /// The entries of a folder as they were when it was opened, with `.` and `..`. An entry's place

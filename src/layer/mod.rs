@@ -18,6 +18,7 @@ pub use memory::{Disordered, MemoryLayer};
 
 use crate::error::Result;
 use crate::extent::{GuestOffset, Slot, Words};
+use crate::source::Source;
 
 /// The cluster size of most qcow2 images; raw increments are copied in such units, too.
 const USUAL_GRANULARITY: u64 = 64 << 10;
@@ -55,6 +56,12 @@ pub trait Layer: Send + Sync {
     /// Fills `buf` with the bytes at `guest`, which lie in one extent of this layer; `slot` is
     /// that of the first byte.
     fn read(&self, slot: Slot, guest: GuestOffset, buf: &mut [u8]) -> Result<()>;
+
+    /// The file whose bytes are the disk's, from the first to the last, if it is no more than that
+    /// and needs no layer below.
+    fn plain_file(&self) -> Option<&dyn Source> {
+        None
+    }
 
     /// An upper estimate of the bytes that this layer itself maps, from sizes alone where
     /// possible: it must stay cheap.

@@ -91,6 +91,10 @@ impl Layer for RawLayer {
         }
     }
 
+    fn plain_file(&self) -> Option<&dyn Source> {
+        (self.hole == Word::Zero).then_some(self.file.as_ref())
+    }
+
     /// What the file occupies: a file is never mapped where it occupies nothing.
     fn allocated_at_most(&self) -> u64 {
         self.file.allocated().min(self.file.len())

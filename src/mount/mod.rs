@@ -123,7 +123,9 @@ fn start(
     config.n_threads = Some(threads.get());
     config.clone_fd = threads.get() > 1;
     let fail = |e: io::Error| Error::io(&own.path, e);
-    let session = Session::from_fd(View::new(tree), fuse, options.acl(), config).map_err(fail)?;
+    let session =
+        Session::from_fd(View::new(tree, options.passthrough), fuse, options.acl(), config)
+            .map_err(fail)?;
     session.spawn().map_err(fail)
 }
 

@@ -29,6 +29,8 @@ pub struct MountOptions {
     pub check_permissions: bool,
     /// What the mount table shows as the source instead of the source's path.
     pub fsname: Option<OsString>,
+    /// Let the kernel read disks that are one raw file by itself, where it can.
+    pub passthrough: bool,
     /// The kernel's flags: always read-only.
     pub flags: MountFlags,
 }
@@ -39,6 +41,7 @@ impl Default for MountOptions {
             access: Access::Owner,
             check_permissions: false,
             fsname: None,
+            passthrough: true,
             flags: MountFlags::RDONLY
                 | MountFlags::NODEV
                 | MountFlags::NOSUID

@@ -243,6 +243,19 @@ impl Source for LocalFile {
         Ok(next)
     }
 
+    fn open_for_kernel(&self) -> Result<Option<File>> {
+        let file = self.file()?;
+        let opened = match sys::reopen_without_atime(&file) {
+            Ok(opened) => opened,
+            Err(e) => {
+                log::debug!("{}: cannot be opened apart from its mount: {e}", self.path.display());
+                return Ok(None);
+            }
+        };
+        self.verify(&opened)?;
+        Ok(Some(opened))
+    }
+
     fn knows_unwritten(&self) -> bool {
         self.file().is_ok_and(|file| match sys::fiemap(&file, 0, 1) {
             Ok(_) => true,

@@ -11,6 +11,7 @@ mod root;
 mod roots;
 
 use std::fmt;
+use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 
@@ -49,6 +50,12 @@ pub trait Source: Send + Sync + fmt::Debug {
     /// known, `u64::MAX` where no data follows.
     fn next_data(&self, offset: u64) -> Result<u64> {
         Ok(offset)
+    }
+
+    /// The file itself, for a kernel that reads it on its own: it is what was pinned now, and nobody
+    /// looks later. Reading it leaves its access time alone. None where that cannot be had.
+    fn open_for_kernel(&self) -> Result<Option<File>> {
+        Ok(None)
     }
 
     /// Whether [`Self::allocation`] can tell a hole from an unwritten extent.
