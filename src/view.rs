@@ -1,5 +1,6 @@
 //! A checkpoint as a disk: bytes, data and holes.
 
+mod layout;
 mod lost;
 mod tally;
 
@@ -11,6 +12,7 @@ use std::sync::{Arc, OnceLock};
 use crate::error::Error;
 use crate::extent::{Fault, GuestOffset};
 use crate::map::{ChainMap, NodeId, Piece, Resolved};
+pub use layout::{Content, Part};
 pub use lost::{Lost, LostRange};
 use tally::{Held, Tally};
 
@@ -67,6 +69,11 @@ impl std::error::Error for ReadError {
     }
 }
 
+/// Whether what has this fault is lost: what could just not be read is not.
+pub fn is_lost(fault: Fault) -> bool {
+    fault != Fault::Unreadable
+}
+
 impl DiskImage {
     /// The checkpoint whose topmost layer is `node`, as a disk of `size` bytes.
     pub fn new(map: Arc<ChainMap>, node: NodeId, size: u64) -> Self {
@@ -78,6 +85,11 @@ impl DiskImage {
     #[must_use]
     pub fn with_lost(self, lost_reads: LostReads) -> Self {
         Self { lost_reads, ..self }
+    }
+
+    /// What readers get for what is lost.
+    pub fn lost_reads(&self) -> LostReads {
+        self.lost_reads
     }
 
     /// Bytes.
@@ -250,9 +262,8 @@ impl DiskImage {
         }
     }
 
-    /// What could just not be read is not lost.
     fn reads_as_zeros(&self, fault: Fault) -> bool {
-        self.lost_reads == LostReads::Zeros && fault != Fault::Unreadable
+        self.lost_reads == LostReads::Zeros && is_lost(fault)
     }
 
     /// Notes what a region was found to hold, unless some of it could not be looked at.

@@ -2,10 +2,14 @@
 
 mod background;
 mod check;
+mod info;
 mod logging;
 mod ls;
+mod map;
 mod mount;
 mod mount_options;
+mod points;
+mod size;
 mod umount;
 
 use std::io::{self, Write};
@@ -51,6 +55,8 @@ enum Command {
     Mount(mount::MountArgs),
     Umount(umount::UmountArgs),
     Ls(LsArgs),
+    Info(info::InfoArgs),
+    Map(map::MapArgs),
     Check(check::CheckArgs),
 }
 
@@ -93,6 +99,14 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Command::Ls(args) => {
             logging::start(cli.verbosity, logging::Destination::Terminal)?;
             ls::run(args).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Info(args) => {
+            logging::start(cli.verbosity, logging::Destination::Terminal)?;
+            info::run(args).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Map(args) => {
+            logging::start(cli.verbosity, logging::Destination::Terminal)?;
+            map::run(args).map(|()| ExitCode::SUCCESS)
         }
         Command::Check(args) => {
             logging::start(cli.verbosity, logging::Destination::Terminal)?;

@@ -13,7 +13,7 @@ use quick_cache::sync::Cache;
 use rustix::fs::SeekFrom;
 
 use super::root::{FileStat, SourceRoot, file_stat};
-use super::{Allocation, AllocationState, Source};
+use super::{Allocation, AllocationState, Cloned, Source};
 use crate::error::{Error, Result};
 use crate::sys;
 
@@ -226,6 +226,22 @@ impl Source for LocalFile {
         };
         self.verify(&file)?;
         Ok(found)
+    }
+
+    fn clone_to(&self, range: Range<u64>, to: &File, at: u64) -> Result<Cloned> {
+        // A length of 0 would mean the rest of the file.
+        if range.is_empty() || range.end > self.stat.size {
+            return Ok(Cloned::No);
+        }
+        let file = self.file()?;
+        let cloned = sys::clone_range(&file, range.start, range.end - range.start, to, at);
+        self.verify(&file)?;
+        Ok(match cloned {
+            Ok(()) => Cloned::Yes,
+            // Some offset or length is not one of this file system's blocks.
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Cloned::No,
+            Err(_) => Cloned::Never,
+        })
     }
 
     fn next_data(&self, offset: u64) -> Result<u64> {

@@ -9,6 +9,7 @@ mod memory;
 mod root;
 
 use std::fmt;
+use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 
@@ -51,6 +52,13 @@ pub trait Source: Send + Sync + fmt::Debug {
     /// Whether [`Self::allocation`] can tell a hole from an unwritten extent.
     fn knows_unwritten(&self) -> bool;
 
+    /// Has `to` share `range` of this file, from its byte `at` on, without copying (a reflink). An
+    /// error only if the file is not any more what it was.
+    fn clone_to(&self, range: Range<u64>, to: &File, at: u64) -> Result<Cloned> {
+        let _ = (range, to, at);
+        Ok(Cloned::Never)
+    }
+
     /// [`Self::read_at`], and zeros for what lies past the end of the file.
     fn read_padded(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         let got = self.read_at(offset, buf)?;
@@ -71,6 +79,17 @@ pub trait Source: Send + Sync + fmt::Debug {
             what: format!("{wanted} bytes are needed here, the file ends after {got} (truncated?)"),
         })
     }
+}
+
+/// What became of an attempt to share a range of a file with another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cloned {
+    /// They share it.
+    Yes,
+    /// Not this range.
+    No,
+    /// No range of these two: the file system cannot, or they lie on two.
+    Never,
 }
 
 /// A range of a file, and what the file system has there.

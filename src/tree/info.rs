@@ -5,7 +5,8 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::images::Images;
-use super::loss::{self, LossInfo};
+use super::loss;
+pub use super::loss::LossInfo;
 use super::names::printable;
 use super::plan::{Plan, rfc3339};
 use crate::chain::catalog::{Catalog, CheckpointId, State};
@@ -65,26 +66,32 @@ pub struct LinkInfo {
 /// One file of a chain. Sizes are bytes.
 #[derive(Debug, Serialize)]
 pub struct ChainFile {
-    file: String,
-    format: &'static str,
-    size: u64,
+    /// Path within the source.
+    pub file: String,
+    /// What it is read as.
+    pub format: &'static str,
+    /// Size of the file.
+    pub size: u64,
+    /// The external data file that it needs.
     #[serde(skip_serializing_if = "Option::is_none")]
-    data_file: Option<String>,
+    pub data_file: Option<String>,
 }
 
 /// `info.json`.
 #[derive(Debug, Serialize)]
-struct InfoFile {
+pub struct InfoFile {
+    /// The restore point, with the evidence and the warnings of its whole chain.
     #[serde(flatten)]
-    info: Info,
+    pub info: Info,
     /// Bytes of the disk that are not holes.
-    allocated: Option<u64>,
+    pub allocated: Option<u64>,
     /// `exact`, or `at-most` while the map is not known.
-    allocated_is: Option<&'static str>,
+    pub allocated_is: Option<&'static str>,
+    /// What is lost, where that may be anything.
     #[serde(flatten)]
-    loss: Option<LossInfo>,
+    pub loss: Option<LossInfo>,
     /// All files that it is made of, base first.
-    chain: Vec<ChainFile>,
+    pub chain: Vec<ChainFile>,
 }
 
 impl Info {
@@ -116,30 +123,37 @@ impl Info {
 
 /// The text of `info.json`.
 pub fn info_json(catalog: &Catalog, plan: &Plan, id: CheckpointId, images: &Images) -> Vec<u8> {
-    let mut info = Info::new(catalog, plan, id);
-    for below in catalog.ancestors(id) {
-        info.evidence.extend(link_info(catalog, below));
-        let file = shown(catalog, below);
-        let warnings = catalog.checkpoint(below).warnings.iter();
-        info.warnings.extend(warnings.map(|warning| format!("{file}: {warning}")));
-    }
-    let allocated = images.shown(catalog, id).ok().map(|image| image.allocated());
-    let loss = loss::of(catalog, images, id);
-    if loss.as_ref().is_some_and(LossInfo::is_incomplete) {
-        info.state = "incomplete";
-        info.reason.get_or_insert_with(|| "a file that it is made of is damaged".into());
-    }
-    let file = InfoFile {
-        info,
-        loss,
-        allocated: allocated.map(|known| known.bytes),
-        allocated_is: allocated.map(|known| if known.exact { "exact" } else { "at-most" }),
-        chain: chain(catalog, id),
-    };
+    let file = InfoFile::new(catalog, plan, id, images);
     // Plain structures of strings and numbers always serialise.
     let mut text = serde_json::to_vec_pretty(&file).unwrap_or_default();
     text.push(b'\n');
     text
+}
+
+impl InfoFile {
+    /// All that is to be told of a checkpoint.
+    pub fn new(catalog: &Catalog, plan: &Plan, id: CheckpointId, images: &Images) -> Self {
+        let mut info = Info::new(catalog, plan, id);
+        for below in catalog.ancestors(id) {
+            info.evidence.extend(link_info(catalog, below));
+            let file = shown(catalog, below);
+            let warnings = catalog.checkpoint(below).warnings.iter();
+            info.warnings.extend(warnings.map(|warning| format!("{file}: {warning}")));
+        }
+        let allocated = images.shown(catalog, id).ok().map(|image| image.allocated());
+        let loss = loss::of(catalog, images, id);
+        if loss.as_ref().is_some_and(LossInfo::is_incomplete) {
+            info.state = "incomplete";
+            info.reason.get_or_insert_with(|| "a file that it is made of is damaged".into());
+        }
+        Self {
+            info,
+            loss,
+            allocated: allocated.map(|known| known.bytes),
+            allocated_is: allocated.map(|known| if known.exact { "exact" } else { "at-most" }),
+            chain: chain(catalog, id),
+        }
+    }
 }
 
 /// The text of `error.txt`.
