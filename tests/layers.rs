@@ -13,9 +13,9 @@
 use std::path::{Path, PathBuf};
 
 /// The modules, top to bottom: each may use those below it, and itself.
-const ORDER: [&str; 16] = [
-    "cli", "mount", "fuse", "errno", "check", "tree", "view", "chain", "layout", "map", "layer",
-    "codec", "source", "extent", "error", "sys",
+const ORDER: [&str; 17] = [
+    "cli", "mount", "fuse", "errno", "check", "restore", "tree", "view", "chain", "layout", "map",
+    "layer", "codec", "source", "extent", "error", "sys",
 ];
 
 /// Where the FUSE crate may be named.

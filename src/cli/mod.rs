@@ -9,6 +9,8 @@ mod map;
 mod mount;
 mod mount_options;
 mod points;
+mod progress;
+mod restore;
 mod size;
 mod umount;
 
@@ -45,6 +47,7 @@ Examples:
   qcowfs mount /backups /mnt/view        show it
   mount -o ro,noload,loop,offset=1048576 /mnt/view/vm1/sda/latest/disk.img /mnt/files
   qcowfs umount /mnt/view                hide it again
+  qcowfs restore /backups vm1/sda@latest /var/lib/libvirt/images/sda.raw
   qcowfs check /backups                  can they be relied on?
 
 Exit codes: 0 done, 1 failed (one line on the standard error says why), 2 wrong usage.
@@ -57,6 +60,7 @@ enum Command {
     Ls(LsArgs),
     Info(info::InfoArgs),
     Map(map::MapArgs),
+    Restore(restore::RestoreArgs),
     Check(check::CheckArgs),
 }
 
@@ -107,6 +111,10 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Command::Map(args) => {
             logging::start(cli.verbosity, logging::Destination::Terminal)?;
             map::run(args).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Restore(args) => {
+            logging::start(cli.verbosity, logging::Destination::Terminal)?;
+            restore::run(args, cli.verbosity).map(|()| ExitCode::SUCCESS)
         }
         Command::Check(args) => {
             logging::start(cli.verbosity, logging::Destination::Terminal)?;
