@@ -97,7 +97,7 @@ impl Batch {
         let (stop, size) = (&self.stop, image.size());
         match self.options.format {
             Format::Raw => {
-                let sink = RawFile::new(file, path.clone(), size)?;
+                let sink = RawFile::new(partial, size)?;
                 let copied = self.fill(image, &sink, progress)?;
                 self.verify(image, progress, || verify_bytes(image, file, &path, stop, progress))?;
                 Ok(copied)

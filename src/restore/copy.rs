@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::Progress;
-use super::sink::{Sink, UnitWriter};
+use super::sink::{Sink, UnitWriter, is_zeros};
 use super::units::{Stop, Unit, each_unit};
 use crate::error::{Error, Result};
 use crate::extent::Fault;
@@ -13,6 +13,13 @@ use crate::view::{Content, DiskImage, Part};
 
 /// Bytes read at a time: they are still in the processor's cache when they are written.
 const BUFFER: u64 = 256 << 10;
+
+/// Bytes that the kernel is asked to copy at a time.
+const SEND: u64 = 128 << 10;
+/// Fewer are better read together with what is beside them.
+const SHORT: u64 = 32 << 10;
+/// Bytes that tell whether there may be zeros.
+const PROBE: usize = 512;
 
 /// What was done.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +77,7 @@ impl Copy<'_> {
         let mut next = unit.start;
         for range in &data {
             self.zero(next..range.start, writer.as_mut(), &parts)?;
-            self.data(range.clone(), writer.as_mut(), buffer)?;
+            self.data(range.clone(), &parts, writer.as_mut(), buffer)?;
             next = range.end;
         }
         self.zero(next..unit.end, writer.as_mut(), &parts)?;
@@ -158,12 +165,20 @@ impl Copy<'_> {
     fn data(
         &self,
         range: Range<u64>,
+        parts: &[Part<'_>],
         writer: &mut dyn UnitWriter,
         buffer: &mut [u8],
     ) -> Result<()> {
         let mut at = range.start;
         while at < range.end {
             self.stop.check()?;
+            let sent = self.send(at..range.end, parts, writer, buffer)?;
+            if sent > 0 {
+                self.written.fetch_add(sent, Ordering::Relaxed);
+                self.progress.tick(sent);
+                at += sent;
+                continue;
+            }
             let len = (range.end - at).min(buffer.len() as u64);
             let bytes = buffer.get_mut(..usize::try_from(len).unwrap_or(0)).unwrap_or_default();
             let read = self.image.read_at(at, bytes);
@@ -174,6 +189,29 @@ impl Copy<'_> {
             at += len;
         }
         Ok(())
+    }
+
+    /// Has the kernel copy what lies in one piece at the start of a range, and returns how much it
+    /// did. What begins with zeros may be zeros altogether: that is to be looked at.
+    fn send(
+        &self,
+        range: Range<u64>,
+        parts: &[Part<'_>],
+        writer: &mut dyn UnitWriter,
+        buffer: &mut [u8],
+    ) -> Result<u64> {
+        let at = range.start;
+        let part = parts.get(parts.partition_point(|part| part.range.end <= at));
+        let Some(Part { range: whole, content: Content::Plain(file, offset) }) = part else {
+            return Ok(0);
+        };
+        let len = range.end.min(whole.end).saturating_sub(at).min(SEND);
+        let probe = buffer.get_mut(..PROBE).unwrap_or_default();
+        let from = offset + (at - whole.start);
+        if len < SHORT || file.read_at(from, probe).is_err() || is_zeros(probe) {
+            return Ok(0);
+        }
+        writer.send(*file, from, at..at + len)
     }
 }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+use super::partial::Partial;
 use super::sink::{Sink, UnitWriter, runs};
 use crate::error::{Error, Result};
 use crate::source::{Cloned, Source};
@@ -16,18 +17,23 @@ const BLOCK: u64 = 4096;
 #[derive(Debug)]
 pub(super) struct RawFile<'a> {
     file: &'a File,
+    /// What it will be called.
     path: PathBuf,
+    /// What it is called now.
+    place: PathBuf,
     block: u64,
 }
 
 impl<'a> RawFile<'a> {
-    /// Makes an empty file one of `size` bytes. `path` is what to call it in messages.
-    pub(super) fn new(file: &'a File, path: PathBuf, size: u64) -> Result<Self> {
+    /// Makes an empty file one of `size` bytes.
+    pub(super) fn new(partial: &'a Partial, size: u64) -> Result<Self> {
+        let (file, path) = (partial.file(), partial.target().to_path_buf());
         file.set_len(size).map_err(|e| Error::io(&path, e))?;
         let stat = rustix::fs::fstatvfs(file).map_err(|e| Error::io(&path, e))?;
         let block = stat.f_frsize.max(BLOCK);
         let block = if block.is_power_of_two() { block } else { BLOCK };
-        Ok(Self { file, path, block: block.min(1 << 20) })
+        let place = partial.path().to_path_buf();
+        Ok(Self { file, path, place, block: block.min(1 << 20) })
     }
 }
 
@@ -37,7 +43,7 @@ impl Sink for RawFile<'_> {
     }
 
     fn unit(&self, _: Range<u64>) -> Box<dyn UnitWriter + '_> {
-        Box::new(RawUnit { sink: self })
+        Box::new(RawUnit { sink: self, own: None })
     }
 
     fn zero(&self, _: Range<u64>) -> Result<()> {
@@ -55,6 +61,8 @@ impl Sink for RawFile<'_> {
 
 struct RawUnit<'a> {
     sink: &'a RawFile<'a>,
+    /// The file once more, with a position of its own; opened when it is needed.
+    own: Option<File>,
 }
 
 impl UnitWriter for RawUnit<'_> {
@@ -78,6 +86,19 @@ impl UnitWriter for RawUnit<'_> {
     fn share(&mut self, file: &dyn Source, from: u64, range: Range<u64>) -> Result<Cloned> {
         let len = range.end - range.start;
         file.clone_to(from..from + len, self.sink.file, range.start)
+    }
+
+    fn send(&mut self, file: &dyn Source, from: u64, range: Range<u64>) -> Result<u64> {
+        let own = match &self.own {
+            Some(own) => own,
+            None => {
+                let Ok(own) = File::options().write(true).open(&self.sink.place) else {
+                    return Ok(0);
+                };
+                self.own.insert(own)
+            }
+        };
+        file.send_to(from..from + (range.end - range.start), own, range.start)
     }
 
     fn finish(self: Box<Self>) -> Result<()> {
