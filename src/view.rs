@@ -1,5 +1,6 @@
 //! A checkpoint as a disk: bytes, data and holes.
 
+mod diff;
 mod layout;
 mod lost;
 mod tally;
@@ -12,6 +13,7 @@ use std::sync::{Arc, OnceLock};
 use crate::error::Error;
 use crate::extent::{Fault, GuestOffset};
 use crate::map::{ChainMap, NodeId, Piece, Resolved};
+pub use diff::{Difference, Side};
 pub use layout::{Content, Part};
 pub use lost::{Lost, LostRange};
 use tally::{Held, Tally};

@@ -2,6 +2,7 @@
 
 mod background;
 mod check;
+mod diff;
 mod info;
 mod logging;
 mod ls;
@@ -60,6 +61,7 @@ enum Command {
     Ls(LsArgs),
     Info(info::InfoArgs),
     Map(map::MapArgs),
+    Diff(diff::DiffArgs),
     Restore(restore::RestoreArgs),
     Check(check::CheckArgs),
 }
@@ -111,6 +113,10 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Command::Map(args) => {
             logging::start(cli.verbosity, logging::Destination::Terminal)?;
             map::run(args).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Diff(args) => {
+            logging::start(cli.verbosity, logging::Destination::Terminal)?;
+            diff::run(args).map(|()| ExitCode::SUCCESS)
         }
         Command::Restore(args) => {
             logging::start(cli.verbosity, logging::Destination::Terminal)?;

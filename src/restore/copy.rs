@@ -172,7 +172,7 @@ impl Copy<'_> {
         let mut at = range.start;
         while at < range.end {
             self.stop.check()?;
-            let sent = self.send(at..range.end, parts, writer, buffer)?;
+            let sent = send(at..range.end, parts, writer, buffer)?;
             if sent > 0 {
                 self.written.fetch_add(sent, Ordering::Relaxed);
                 self.progress.tick(sent);
@@ -190,29 +190,28 @@ impl Copy<'_> {
         }
         Ok(())
     }
+}
 
-    /// Has the kernel copy what lies in one piece at the start of a range, and returns how much it
-    /// did. What begins with zeros may be zeros altogether: that is to be looked at.
-    fn send(
-        &self,
-        range: Range<u64>,
-        parts: &[Part<'_>],
-        writer: &mut dyn UnitWriter,
-        buffer: &mut [u8],
-    ) -> Result<u64> {
-        let at = range.start;
-        let part = parts.get(parts.partition_point(|part| part.range.end <= at));
-        let Some(Part { range: whole, content: Content::Plain(file, offset) }) = part else {
-            return Ok(0);
-        };
-        let len = range.end.min(whole.end).saturating_sub(at).min(SEND);
-        let probe = buffer.get_mut(..PROBE).unwrap_or_default();
-        let from = offset + (at - whole.start);
-        if len < SHORT || file.read_at(from, probe).is_err() || is_zeros(probe) {
-            return Ok(0);
-        }
-        writer.send(*file, from, at..at + len)
+/// Has the kernel copy what lies in one piece at the start of a range, and returns how much it
+/// did. What begins with zeros may be zeros altogether: that is to be looked at.
+fn send(
+    range: Range<u64>,
+    parts: &[Part<'_>],
+    writer: &mut dyn UnitWriter,
+    buffer: &mut [u8],
+) -> Result<u64> {
+    let at = range.start;
+    let part = parts.get(parts.partition_point(|part| part.range.end <= at));
+    let Some(Part { range: whole, content: Content::Plain(file, offset) }) = part else {
+        return Ok(0);
+    };
+    let len = range.end.min(whole.end).saturating_sub(at).min(SEND);
+    let probe = buffer.get_mut(..PROBE).unwrap_or_default();
+    let from = offset + (at - whole.start);
+    if len < SHORT || file.read_at(from, probe).is_err() || is_zeros(probe) {
+        return Ok(0);
     }
+    writer.send(*file, from, at..at + len)
 }
 
 /// An error that tells which range of the disk cannot be read, and what to do.

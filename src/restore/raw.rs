@@ -89,15 +89,10 @@ impl UnitWriter for RawUnit<'_> {
     }
 
     fn send(&mut self, file: &dyn Source, from: u64, range: Range<u64>) -> Result<u64> {
-        let own = match &self.own {
-            Some(own) => own,
-            None => {
-                let Ok(own) = File::options().write(true).open(&self.sink.place) else {
-                    return Ok(0);
-                };
-                self.own.insert(own)
-            }
-        };
+        if self.own.is_none() {
+            self.own = File::options().write(true).open(&self.sink.place).ok();
+        }
+        let Some(own) = &self.own else { return Ok(0) };
         file.send_to(from..from + (range.end - range.start), own, range.start)
     }
 

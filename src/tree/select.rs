@@ -85,6 +85,12 @@ impl Names {
         found.iter().map(pick).collect::<Result<_, _>>().map(Some)
     }
 
+    /// All restore points of the disk of this name; none if there is no such disk, or several.
+    pub fn points_of(&self, disk: &str) -> Option<Vec<CheckpointId>> {
+        let found = self.disk(plain(disk)).ok().filter(|_| !plain(disk).is_empty())?;
+        Some(found.points.iter().map(|point| point.id).collect())
+    }
+
     /// The one restore point of this name; an error if several have it.
     fn named(&self, wanted: &str) -> Result<Option<CheckpointId>, Refusal> {
         let mut found = Vec::new();
