@@ -114,7 +114,9 @@ pub enum Word {
 }
 
 impl Word {
-    fn advance(self, by: u64) -> Self {
+    /// The word of the byte that lies `by` bytes further on in the same extent.
+    #[must_use]
+    pub fn advance(self, by: u64) -> Self {
         match self {
             Self::At(slot) => Self::At(slot.advance(by)),
             other => other,

@@ -9,6 +9,7 @@
 //! | [`fuse`]   | the kernel's requests: decode, call, reply                                   |
 //! | [`errno`]  | the one table from our errors to the kernel's numbers                        |
 //! | [`check`]  | every file verified, and the restore points that damage reaches             |
+//! | [`restore`] | a checkpoint written to a file or a device, raw or as qcow2                 |
 //! | [`tree`]   | the folders, files and names of the view; inode numbers; info.json           |
 //! | [`view`]   | a checkpoint as a disk: read, seek to data or hole                           |
 //! | [`chain`]  | found files -> trees of checkpoints, with the evidence for each link         |
@@ -41,6 +42,7 @@ pub mod layer;
 pub mod layout;
 pub mod map;
 pub mod mount;
+pub mod restore;
 pub mod source;
 mod sys;
 pub mod tree;

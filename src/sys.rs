@@ -1,5 +1,5 @@
-//! What no safe library offers: FIEMAP, asking who holds a lock, descriptors by number, and mounts
-//! of one file.
+//! What no safe library offers: FIEMAP, cloning ranges, asking who holds a lock, descriptors by
+//! number, and mounts of one file.
 //!
 //! The only module of the crate with `unsafe` code.
 #![allow(unsafe_code)]
@@ -90,6 +90,27 @@ pub(crate) fn fiemap(file: &File, start: u64, length: u64) -> io::Result<Vec<Fie
             last: raw.flags & FIEMAP_EXTENT_LAST != 0,
         })
         .collect())
+}
+
+/// Has `to` share `length` bytes of `from`, which then lie in both files and on the disk once. Offsets
+/// and length are multiples of the file system's block size, but for a length that ends with `from`.
+pub(crate) fn clone_range(
+    from: &File,
+    from_offset: u64,
+    length: u64,
+    to: &File,
+    to_offset: u64,
+) -> io::Result<()> {
+    let range = libc::file_clone_range {
+        src_fd: from.as_raw_fd().into(),
+        src_offset: from_offset,
+        src_length: length,
+        dest_offset: to_offset,
+    };
+    // SAFETY: both descriptors are open for as long as the files are borrowed; the kernel only reads
+    // the structure.
+    let result = unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONERANGE as _, &raw const range) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Whether another process holds a lock on this byte of the file.

@@ -1,5 +1,7 @@
 //! A checkpoint as a disk: bytes, data and holes.
 
+mod diff;
+mod layout;
 mod lost;
 mod tally;
 
@@ -12,6 +14,8 @@ use crate::error::Error;
 use crate::extent::{Fault, GuestOffset};
 use crate::map::{ChainMap, NodeId, Piece, Resolved};
 use crate::source::Source;
+pub use diff::{Difference, Side};
+pub use layout::{Content, Part};
 pub use lost::{Lost, LostRange};
 use tally::{Held, Tally};
 
@@ -74,6 +78,11 @@ impl std::error::Error for ReadError {
     }
 }
 
+/// Whether what has this fault is lost: what could just not be read is not.
+pub fn is_lost(fault: Fault) -> bool {
+    fault != Fault::Unreadable
+}
+
 impl DiskImage {
     /// The checkpoint whose topmost layer is `node`, as a disk of `size` bytes.
     pub fn new(map: Arc<ChainMap>, node: NodeId, size: u64) -> Self {
@@ -86,6 +95,11 @@ impl DiskImage {
         Self { lost_reads, ..self }
     }
 
+    /// What readers get for what is lost.
+    pub fn lost_reads(&self) -> LostReads {
+        self.lost_reads
+    }
+
     /// Bytes.
     pub fn size(&self) -> u64 {
         self.size
@@ -94,7 +108,7 @@ impl DiskImage {
     /// The file whose bytes these are, if they are no more than that.
     pub fn plain_file(&self) -> Option<&dyn Source> {
         let is_alone = self.map.line(self.node).nth(1).is_none();
-        let file = self.map.layer(self.node).plain_file().filter(|_| is_alone);
+        let file = self.map.layer(self.node).whole_file().filter(|_| is_alone);
         file.filter(|file| file.len() == self.size)
     }
 
@@ -277,9 +291,8 @@ impl DiskImage {
         }
     }
 
-    /// What could just not be read is not lost.
     fn reads_as_zeros(&self, fault: Fault) -> bool {
-        self.lost_reads == LostReads::Zeros && fault != Fault::Unreadable
+        self.lost_reads == LostReads::Zeros && is_lost(fault)
     }
 
     /// Notes what a region was found to hold, unless some of it could not be looked at.

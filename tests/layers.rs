@@ -13,12 +13,13 @@
 use std::path::{Path, PathBuf};
 
 /// The modules, top to bottom: each may use those below it, and itself.
-const ORDER: [&str; 17] = [
+const ORDER: [&str; 18] = [
     "cli",
     "mount",
     "fuse",
     "errno",
     "check",
+    "restore",
     "tree",
     "view",
     "chain",

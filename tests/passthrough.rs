@@ -68,7 +68,10 @@ impl Drop for Stopped {
 #[test]
 fn the_daemon_need_not_run_for_the_kernel_to_read_a_raw_full_backup() {
     if !is_possible() {
-        return skipped("it takes root and Linux 6.9", "a raw file that the kernel reads by itself");
+        return skipped(
+            "it takes root and Linux 6.9",
+            "a raw file that the kernel reads by itself",
+        );
     }
     let (folder, _, content) = source();
     let mount = Mount::of(folder.path());
@@ -87,11 +90,9 @@ fn the_daemon_need_not_run_for_the_kernel_to_read_a_raw_full_backup() {
 
 #[test]
 fn the_bytes_are_right_with_and_without_it_for_everybody() {
-    for (user, options) in [
-        (User::Own, &[][..]),
-        (User::Own, &["-o", "nopassthrough"]),
-        (User::Ordinary, &[]),
-    ] {
+    for (user, options) in
+        [(User::Own, &[][..]), (User::Own, &["-o", "nopassthrough"]), (User::Ordinary, &[])]
+    {
         let (folder, path, content) = source();
         common::mount::give(folder.path(), user);
         common::mount::give(&path, user);

@@ -228,4 +228,4 @@ say "$(date -u +%F), $(nproc) cores, $(awk -F': ' '/^model name/ { print $2; exi
     "Linux $(uname -r), $mib MiB, $increments increments;" \
     "packed to $((100 * $(stat -c %s payload.lz4) / (mib << 20))) %"
 say ""
-"$python" "$here/table.py" "$csv"
+"$python" "$here/table.py" "$csv" "streams,qcow2,peer,peer -b 64k" "packed streams,lz4 -d"

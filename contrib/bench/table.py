@@ -1,7 +1,8 @@
 #!/usr/bin/python3
-"""Medians and ratios of what streams.sh measured.
+"""Medians and ratios of what streams.sh or restore.sh measured.
 
-    table.py CSV     lines of work,subject,unit,value; prints a Markdown table
+    table.py CSV SUBJECT,SUBJECT...    lines of work,subject,unit,value; prints a Markdown table for
+                                       each list of subjects, of whose first one the ratios are
 """
 import collections
 import csv
@@ -43,5 +44,5 @@ def table(names):
     print()
 
 
-table(["streams", "qcow2", "peer", "peer -b 64k"])
-table(["packed streams", "lz4 -d"])
+for names in sys.argv[2:]:
+    table(names.split(","))

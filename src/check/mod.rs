@@ -12,8 +12,10 @@ mod meter;
 mod reading;
 mod report;
 mod spoiled;
+mod subset;
 mod trouble;
 
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -21,7 +23,9 @@ use std::thread;
 use self::file::Outcome;
 use self::jobs::{Job, Jobs};
 pub use self::report::{FileReport, Ignored, Problem, Report, State, Summary};
+use self::subset::Subset;
 use crate::chain::catalog::Catalog;
+use crate::error::{Error, Result};
 use crate::tree::plan::Plan;
 
 /// More threads only make a disk seek.
@@ -38,6 +42,19 @@ impl<'a> Check<'a> {
     /// All that there is to verify in a source.
     pub fn new(catalog: &'a Catalog) -> Self {
         Self { catalog, jobs: Jobs::new(catalog) }
+    }
+
+    /// The part of it that these words name: files and folders of the source, disks and restore
+    /// points of the view, with their chains.
+    pub fn of(catalog: &'a Catalog, plan: &Plan, words: &[PathBuf]) -> Result<Self> {
+        let mut check = Self::new(catalog);
+        Subset::new(catalog, plan, words)?.keep(&mut check.jobs);
+        if check.jobs.list.is_empty() {
+            let words: Vec<_> = words.iter().map(|word| word.display().to_string()).collect();
+            let what = format!("there is nothing to verify in {}", words.join(", "));
+            return Err(Error::Usage(what));
+        }
+        Ok(check)
     }
 
     /// How many bytes [`Self::run`] will say that it has read: an estimate of those that it has to.

@@ -26,6 +26,7 @@ const MOST_PROBLEMS: usize = 20;
 #[command(after_help = "\
 Examples:
   qcowfs check /backups             verify everything
+  qcowfs check /backups vm1/sda     only this disk (or a restore point, a file, a folder)
   qcowfs check -q /backups          no progress, no warnings: only what is damaged, and the sum
   qcowfs check /backups --json      the same for programs
 
@@ -46,6 +47,11 @@ pub(super) struct CheckArgs {
     /// Folder of backups, or one backup file
     source: PathBuf,
 
+    /// Only these: files or folders of the source; disks or restore points as `qcowfs ls` prints
+    /// them, with the chains that they stand on
+    #[arg(value_name = "PATH")]
+    paths: Vec<PathBuf>,
+
     #[command(flatten)]
     allowed: AllowedRoots,
 
@@ -57,10 +63,14 @@ pub(super) struct CheckArgs {
 /// Checks the source and prints what was found. Failure if anything is damaged.
 pub(super) fn run(args: &CheckArgs, verbosity: Verbosity) -> Result<ExitCode> {
     let catalog = read_catalog(&args.source, &args.allowed.list)?;
-    let check = Check::new(&catalog);
+    let plan = Plan::new(&catalog);
+    let check = match args.paths.as_slice() {
+        [] => Check::new(&catalog),
+        paths => Check::of(&catalog, &plan, paths)?,
+    };
     let quiet = verbosity.is_quiet();
     let bar = progress(check.bytes(), quiet);
-    let report = check.run(&Plan::new(&catalog), &|bytes| bar.inc(bytes));
+    let report = check.run(&plan, &|bytes| bar.inc(bytes));
     bar.finish_and_clear();
     let text = if args.json { json(&report)? } else { text(&report, quiet) };
     match io::stdout().lock().write_all(&text) {

@@ -2,10 +2,17 @@
 
 mod background;
 mod check;
+mod diff;
+mod info;
 mod logging;
 mod ls;
+mod map;
 mod mount;
 mod mount_options;
+mod points;
+mod progress;
+mod restore;
+mod size;
 mod umount;
 
 use std::io::{self, Write};
@@ -41,6 +48,7 @@ Examples:
   qcowfs mount /backups /mnt/view        show it
   mount -o ro,noload,loop,offset=1048576 /mnt/view/vm1/sda/latest/disk.img /mnt/files
   qcowfs umount /mnt/view                hide it again
+  qcowfs restore /backups vm1/sda@latest /var/lib/libvirt/images/sda.raw
   qcowfs check /backups                  can they be relied on?
 
 Exit codes: 0 done, 1 failed (one line on the standard error says why), 2 wrong usage.
@@ -51,6 +59,10 @@ enum Command {
     Mount(mount::MountArgs),
     Umount(umount::UmountArgs),
     Ls(LsArgs),
+    Info(info::InfoArgs),
+    Map(map::MapArgs),
+    Diff(diff::DiffArgs),
+    Restore(restore::RestoreArgs),
     Check(check::CheckArgs),
 }
 
@@ -107,6 +119,22 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Command::Ls(args) => {
             logging::start(cli.verbosity, logging::Destination::Terminal)?;
             ls::run(args).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Info(args) => {
+            logging::start(cli.verbosity, logging::Destination::Terminal)?;
+            info::run(args).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Map(args) => {
+            logging::start(cli.verbosity, logging::Destination::Terminal)?;
+            map::run(args).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Diff(args) => {
+            logging::start(cli.verbosity, logging::Destination::Terminal)?;
+            diff::run(args).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Restore(args) => {
+            logging::start(cli.verbosity, logging::Destination::Terminal)?;
+            restore::run(args, cli.verbosity).map(|()| ExitCode::SUCCESS)
         }
         Command::Check(args) => {
             logging::start(cli.verbosity, logging::Destination::Terminal)?;

@@ -12,12 +12,14 @@ pub mod stream;
 
 mod memory;
 
+use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 pub use memory::{Disordered, MemoryLayer};
 
 use crate::error::Result;
-use crate::extent::{GuestOffset, Slot, Words};
+use crate::extent::{GuestOffset, HostOffset, Slot, Words};
 use crate::source::Source;
 
 /// The cluster size of most qcow2 images; raw increments are copied in such units, too.
@@ -59,11 +61,49 @@ pub trait Layer: Send + Sync {
 
     /// The file whose bytes are the disk's, from the first to the last, if it is no more than that
     /// and needs no layer below.
-    fn plain_file(&self) -> Option<&dyn Source> {
+    fn whole_file(&self) -> Option<&dyn Source> {
         None
+    }
+
+    /// The file that the offsets of [`Slot::Host`] count in, for whoever copies the bytes without
+    /// looking at them. None where there is no such file.
+    fn plain_file(&self) -> Option<&Arc<dyn Source>> {
+        None
+    }
+
+    /// Where the file keeps room for parts of `range` which this layer says to be zeros or nothing:
+    /// ascending, and empty where it cannot be told. No reader needs it: it is for those who want to
+    /// know the layout.
+    fn reserved(&self, range: Range<u64>) -> Vec<Reserved> {
+        let _ = range;
+        Vec::new()
     }
 
     /// An upper estimate of the bytes that this layer itself maps, from sizes alone where
     /// possible: it must stay cheap.
     fn allocated_at_most(&self) -> u64;
+}
+
+/// Room in a file for bytes that are not there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reserved {
+    /// Guest bytes.
+    pub range: Range<u64>,
+    /// Where the room for the first of them is; it advances with the guest's offset.
+    pub at: HostOffset,
+}
+
+impl Reserved {
+    /// Appends to `list`, or to the last of it if this only goes on with it.
+    pub(super) fn join(self, list: &mut Vec<Self>) {
+        match list.last_mut() {
+            Some(last)
+                if last.range.end == self.range.start
+                    && last.at.0 + (last.range.end - last.range.start) == self.at.0 =>
+            {
+                last.range.end = self.range.end;
+            }
+            _ => list.push(self),
+        }
+    }
 }

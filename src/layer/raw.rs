@@ -3,12 +3,13 @@
 //! What a hole means depends on the file's role. In a full image it is zeros. In a raw increment
 //! (qmpbackup) it means "unchanged", while zeros are an extent that is reserved but unwritten.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use log::Level;
 
-use super::Layer;
+use super::{Layer, Reserved};
 use crate::error::{Error, Result};
 use crate::extent::{Fault, GuestOffset, HostOffset, Slot, Word, Words};
 use crate::fault_log;
@@ -91,8 +92,19 @@ impl Layer for RawLayer {
         }
     }
 
-    fn plain_file(&self) -> Option<&dyn Source> {
+    fn whole_file(&self) -> Option<&dyn Source> {
         (self.hole == Word::Zero).then_some(self.file.as_ref())
+    }
+
+    fn plain_file(&self) -> Option<&Arc<dyn Source>> {
+        Some(&self.file)
+    }
+
+    /// Every byte has its place in the file, be it a hole.
+    fn reserved(&self, range: Range<u64>) -> Vec<Reserved> {
+        let range = range.start..range.end.min(self.file.len());
+        let at = HostOffset(range.start);
+        if range.is_empty() { Vec::new() } else { vec![Reserved { range, at }] }
     }
 
     /// What the file occupies: a file is never mapped where it occupies nothing.

@@ -39,6 +39,7 @@ mod history;
 #[cfg(test)]
 mod history_tests;
 mod lay;
+mod origin;
 mod overlay;
 mod page;
 mod piece;
@@ -51,6 +52,7 @@ use std::sync::Arc;
 
 pub use cache::MapCache;
 pub use flat::ChainMap;
+pub use origin::Origin;
 pub use piece::{Piece, Resolved};
 
 #[cfg(doc)]

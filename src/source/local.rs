@@ -15,7 +15,7 @@ use rustix::io::retry_on_intr;
 
 use super::root::{FileStat, file_stat};
 use super::roots::Roots;
-use super::{Allocation, AllocationState, Source};
+use super::{Allocation, AllocationState, Cloned, Source};
 use crate::error::{Error, Result};
 use crate::sys;
 
@@ -230,6 +230,38 @@ impl Source for LocalFile {
         };
         self.verify(&file)?;
         Ok(found)
+    }
+
+    fn clone_to(&self, range: Range<u64>, to: &File, at: u64) -> Result<Cloned> {
+        // A length of 0 would mean the rest of the file.
+        if range.is_empty() || range.end > self.stat.size {
+            return Ok(Cloned::No);
+        }
+        let file = self.file()?;
+        let cloned = sys::clone_range(&file, range.start, range.end - range.start, to, at);
+        self.verify(&file)?;
+        Ok(match cloned {
+            Ok(()) => Cloned::Yes,
+            // Some offset or length is not one of this file system's blocks.
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Cloned::No,
+            Err(_) => Cloned::Never,
+        })
+    }
+
+    fn send_to(&self, range: Range<u64>, to: &File, at: u64) -> Result<u64> {
+        let file = self.file()?;
+        if rustix::fs::seek(to, SeekFrom::Start(at)).is_err() {
+            return Ok(0);
+        }
+        let mut next = range.start;
+        while next < range.end {
+            let len = usize::try_from(range.end - next).unwrap_or(usize::MAX);
+            if !matches!(rustix::fs::sendfile(to, &*file, Some(&mut next), len), Ok(1..)) {
+                break;
+            }
+        }
+        self.verify(&file)?;
+        Ok(next - range.start)
     }
 
     fn next_data(&self, offset: u64) -> Result<u64> {

@@ -61,6 +61,21 @@ pub trait Source: Send + Sync + fmt::Debug {
     /// Whether [`Self::allocation`] can tell a hole from an unwritten extent.
     fn knows_unwritten(&self) -> bool;
 
+    /// Has `to` share `range` of this file, from its byte `at` on, without copying (a reflink). An
+    /// error only if the file is not any more what it was.
+    fn clone_to(&self, range: Range<u64>, to: &File, at: u64) -> Result<Cloned> {
+        let _ = (range, to, at);
+        Ok(Cloned::Never)
+    }
+
+    /// Copies `range` of this file to `to`, from its byte `at` on, within the kernel, and returns how
+    /// many bytes that were: where it is fewer, reading the next one tells why. Moves the position
+    /// of `to`. An error only if the file is not any more what it was.
+    fn send_to(&self, range: Range<u64>, to: &File, at: u64) -> Result<u64> {
+        let _ = (range, to, at);
+        Ok(0)
+    }
+
     /// [`Self::read_at`], and zeros for what lies past the end of the file.
     fn read_padded(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         let got = self.read_at(offset, buf)?;
@@ -81,6 +96,17 @@ pub trait Source: Send + Sync + fmt::Debug {
             what: format!("{wanted} bytes are needed here, the file ends after {got} (truncated?)"),
         })
     }
+}
+
+/// What became of an attempt to share a range of a file with another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cloned {
+    /// They share it.
+    Yes,
+    /// Not this range.
+    No,
+    /// No range of these two: the file system cannot, or they lie on two.
+    Never,
 }
 
 /// A range of a file, and what the file system has there.

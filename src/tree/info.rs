@@ -7,7 +7,8 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::images::Images;
-use super::loss::{self, LossInfo};
+use super::loss;
+pub use super::loss::LossInfo;
 use super::names::printable;
 use super::plan::{Plan, rfc3339};
 use crate::chain::catalog::{Catalog, CheckpointId, State};
@@ -69,26 +70,32 @@ pub struct LinkInfo {
 /// One file of a chain. Sizes are bytes.
 #[derive(Debug, Serialize)]
 pub struct ChainFile {
-    file: String,
-    format: &'static str,
-    size: u64,
+    /// Path within the source.
+    pub file: String,
+    /// What it is read as.
+    pub format: &'static str,
+    /// Size of the file.
+    pub size: u64,
+    /// The external data file that it needs.
     #[serde(skip_serializing_if = "Option::is_none")]
-    data_file: Option<String>,
+    pub data_file: Option<String>,
 }
 
 /// `info.json`.
 #[derive(Debug, Serialize)]
-struct InfoFile {
+pub struct InfoFile {
+    /// The restore point, with the evidence and the warnings of its whole chain.
     #[serde(flatten)]
-    info: Info,
+    pub info: Info,
     /// Bytes of the disk that are not holes.
-    allocated: Option<u64>,
+    pub allocated: Option<u64>,
     /// `exact`, or `at-most` while the map is not known.
-    allocated_is: Option<&'static str>,
+    pub allocated_is: Option<&'static str>,
+    /// What is lost, where that may be anything.
     #[serde(flatten)]
-    loss: Option<LossInfo>,
+    pub loss: Option<LossInfo>,
     /// All files that it is made of, base first.
-    chain: Vec<ChainFile>,
+    pub chain: Vec<ChainFile>,
 }
 
 impl Info {
@@ -123,18 +130,23 @@ impl Info {
 
 /// The text of `info.json`.
 pub fn info_json(catalog: &Catalog, plan: &Plan, id: CheckpointId, images: &Images) -> Vec<u8> {
-    let mut file = InfoFile::new(catalog, plan, id, images);
-    for below in catalog.ancestors(id) {
-        file.info.evidence.extend(link_info(catalog, below));
-        file.info.warnings.extend(warnings_above(catalog, below));
-    }
-    file.chain = chain(catalog, id);
-    file.text()
+    InfoFile::new(catalog, plan, id, images).text()
 }
 
 impl InfoFile {
+    /// All that is to be told of a checkpoint.
+    pub fn new(catalog: &Catalog, plan: &Plan, id: CheckpointId, images: &Images) -> Self {
+        let mut file = Self::alone(catalog, plan, id, images);
+        for below in catalog.ancestors(id) {
+            file.info.evidence.extend(link_info(catalog, below));
+            file.info.warnings.extend(warnings_above(catalog, below));
+        }
+        file.chain = chain(catalog, id);
+        file
+    }
+
     /// Without the lists of what lies below.
-    fn new(catalog: &Catalog, plan: &Plan, id: CheckpointId, images: &Images) -> Self {
+    fn alone(catalog: &Catalog, plan: &Plan, id: CheckpointId, images: &Images) -> Self {
         let mut info = Info::new(catalog, plan, id);
         let allocated = images.shown(catalog, id).ok().map(|image| image.allocated());
         let loss = loss::of(catalog, images, id);

@@ -11,12 +11,13 @@ use crate::view::{DiskImage, Lost, LostRange};
 
 /// What is lost, for `info.json`. Sizes are bytes.
 #[derive(Debug, Serialize)]
-pub(super) struct LossInfo {
+pub struct LossInfo {
     /// Bytes of the disk that the files do hold, zeros that they tell of included.
-    known_bytes: u64,
-    lost_bytes: u64,
+    pub known_bytes: u64,
+    /// The other ones.
+    pub lost_bytes: u64,
     /// How the lost bytes read: `error` or `zeros`; none where there is no disk.
-    lost_reads_as: Option<&'static str>,
+    pub lost_reads_as: Option<&'static str>,
     /// The lost ranges, ascending.
     lost: Vec<MapEntry>,
     /// How many more of them there are.

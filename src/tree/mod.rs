@@ -4,13 +4,16 @@
 //! [`inode::Inodes`] keeps the numbers of all that stayed the same.
 
 pub mod access;
+pub mod backups;
 pub mod caches;
 pub mod images;
 pub mod info;
 pub mod inode;
+pub mod map_entry;
 pub mod missing;
 pub mod names;
 pub mod plan;
+pub mod select;
 
 mod build;
 mod listing;

@@ -4,6 +4,7 @@
 //! cache of clusters. L2 tables are not kept, since the map above keeps what was made of them; of
 //! an L2 table only the entries of the asked range are read, in one go.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -17,18 +18,18 @@ use super::table::{Decoder, SUBCLUSTERS, TableAt, is_compressed};
 use crate::error::Result;
 use crate::extent::{Fault, GuestOffset, Slot, Word, Words};
 use crate::fault_log;
-use crate::layer::Layer;
+use crate::layer::{Layer, Reserved};
 use crate::source::Source;
 
 /// The active disk of an image, or that of one of its snapshots.
 #[derive(Debug)]
 pub struct Qcow2Layer {
-    image: Arc<Qcow2Image>,
-    decoder: Decoder,
+    pub(super) image: Arc<Qcow2Image>,
+    pub(super) decoder: Decoder,
     virtual_size: u64,
     /// A snapshot's table may have fewer entries than the virtual size needs: what they would map
     /// is unallocated.
-    l1: L1Table,
+    pub(super) l1: L1Table,
     /// [`Layer::allocated_at_most`], once it is known.
     allocated: OnceLock<u64>,
 }
@@ -281,6 +282,14 @@ impl Layer for Qcow2Layer {
 
     fn read(&self, slot: Slot, guest: GuestOffset, buf: &mut [u8]) -> Result<()> {
         self.image.read(slot, guest, buf)
+    }
+
+    fn plain_file(&self) -> Option<&Arc<dyn Source>> {
+        Some(self.image.cluster_file())
+    }
+
+    fn reserved(&self, range: Range<u64>) -> Vec<Reserved> {
+        self.find_reserved(range)
     }
 
     /// What the file that holds the clusters occupies, at most the virtual size. Where the first

@@ -16,6 +16,7 @@ mod header;
 mod image;
 mod l1;
 mod layer;
+mod reserved;
 mod snapshot;
 mod table;
 #[cfg(test)]

@@ -130,6 +130,25 @@ impl Decoder {
         }
     }
 
+    /// Where an L2 entry keeps room for the cluster at `guest`, and which 32nd parts of it are not
+    /// there as data: bit n for part n. A standard entry has such room for all of its zeros or for
+    /// none.
+    pub(super) fn room(&self, entry: u64, bitmap: u64, guest: u64) -> Option<(u64, u64)> {
+        if entry & COMPRESSED != 0 {
+            return None;
+        }
+        let spare = if self.geometry.extended {
+            !bitmap & LOWER_HALF
+        } else {
+            let is_kept = self.has_zero_flag && entry & ZERO != 0 && entry & OFFSET != 0;
+            if is_kept { LOWER_HALF } else { 0 }
+        };
+        match self.host(entry, guest) {
+            Host::At(at) if spare != 0 => Some((at, spare)),
+            _ => None,
+        }
+    }
+
     fn host(&self, entry: u64, guest: u64) -> Host {
         let at = entry & OFFSET;
         if at == 0 && !(self.has_data_file && entry & COPIED != 0) {

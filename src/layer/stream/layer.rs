@@ -154,6 +154,10 @@ impl Layer for StreamLayer {
         }
     }
 
+    fn plain_file(&self) -> Option<&Arc<dyn Source>> {
+        Some(&self.file)
+    }
+
     /// What the metadata say, for it costs nothing.
     fn allocated_at_most(&self) -> u64 {
         let disk = self.meta.virtual_size;

@@ -83,7 +83,7 @@ impl Sizes {
 
     /// The bytes of a checkpoint's `info.json`.
     pub fn of(&self, catalog: &Catalog, plan: &Plan, id: CheckpointId, images: &Images) -> u64 {
-        let mut file = InfoFile::new(catalog, plan, id, images);
+        let mut file = InfoFile::alone(catalog, plan, id, images);
         let mut lists = self.beneath(catalog, id);
         for link in file.info.evidence.drain(..) {
             lists.evidence.push(&link);

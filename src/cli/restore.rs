@@ -1,0 +1,253 @@
+//! `qcowfs restore`: a restore point, or all disks of a VM, to files or a device.
+
+use std::collections::BTreeSet;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use super::logging::Verbosity;
+use super::points::{SourceArgs, print, with_names};
+use super::progress::Teller;
+use super::size::human_size;
+use crate::chain::catalog::CheckpointId;
+use crate::error::{Error, Result};
+use crate::restore::{Batch, Done, Format, Options, Stop, Target};
+use crate::tree::backups::Backups;
+use crate::tree::plan::rfc3339;
+use crate::view::DiskImage;
+
+const EXAMPLES: &str = "\
+Examples:
+  qcowfs restore /backups vm1/sda@latest /var/lib/libvirt/images/sda.raw
+  qcowfs restore /backups vm1/sda/INC-1706260646 /dev/vg0/sda --verify
+  qcowfs restore /backups vm1/sda@2024-01-26 sda.qcow2 -O qcow2 --compress
+  qcowfs restore /backups vm1@2024-01-26T10:00 /var/lib/libvirt/images/
+      all disks of vm1, each the newest not later than that, to sda.raw, sdb.raw, ...
+
+A file gets its name when all of it is on the disk; until then it is .NAME.qcowfs-partial-PID in the
+same folder, which goes away if the restore is interrupted or fails. Of several disks none gets its
+name before all are done. Holes stay holes; on a device, what is zeros is made to read as zeros. Where
+source and target lie on one file system with reflinks (XFS, btrfs), data is shared and not copied.";
+
+/// Write a restore point to a file or a block device
+#[derive(Debug, Args)]
+#[command(after_help = with_names(EXAMPLES))]
+pub(super) struct RestoreArgs {
+    #[command(flatten)]
+    source: SourceArgs,
+
+    /// The restore point, as `qcowfs ls` prints it; or FOLDER@WHEN for all disks in a folder
+    checkpoint: String,
+
+    /// File or block device; a folder, for files named after the disks
+    target: PathBuf,
+
+    /// What to write [default: raw]
+    #[arg(short = 'O', value_name = "FORMAT", value_enum)]
+    output: Option<Output>,
+
+    /// Compress the clusters of a qcow2 image
+    #[arg(short = 'c', value_name = "METHOD", value_enum)]
+    method: Option<Method>,
+
+    /// The same as -c zstd
+    #[arg(long)]
+    compress: bool,
+
+    /// Overwrite what is there without asking
+    #[arg(short, long)]
+    force: bool,
+
+    /// Read everything again in the end, and compare
+    #[arg(long)]
+    verify: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Raw,
+    Qcow2,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Method {
+    Zstd,
+}
+
+/// One disk to write.
+struct Order<'a> {
+    id: CheckpointId,
+    name: String,
+    image: &'a Arc<DiskImage>,
+    target: Target,
+}
+
+pub(super) fn run(args: &RestoreArgs, verbosity: Verbosity) -> Result<()> {
+    let format = args.format()?;
+    let stop = obey_signals()?;
+    let backups = args.source.open()?;
+    let orders = orders(args, &backups, format)?;
+    for order in &orders {
+        let root = backups.catalog.inventory.root().path();
+        order.target.refuse_within(root, args.source.source.is_dir())?;
+    }
+    confirm(&orders, args.force)?;
+    let teller = Teller::new(verbosity.is_quiet());
+    let options = Options { format, verify: args.verify };
+    let done = write(&orders, options, stop, &teller);
+    teller.clear();
+    let done = done?;
+    if verbosity.is_quiet() {
+        return Ok(());
+    }
+    print(|out| {
+        let tell = |((order, done), took): ((&Order<'_>, &Done), &Duration)| {
+            tell(out, &backups, order, done, options, *took)
+        };
+        orders.iter().zip(&done.0).zip(&done.1).try_for_each(tell)
+    })
+}
+
+impl RestoreArgs {
+    fn format(&self) -> Result<Format> {
+        let usage = |what: &str| Err(Error::Usage(what.to_owned()));
+        let compressed = self.compress || self.method.is_some();
+        let says_qcow2 = self.target.extension().is_some_and(|e| e.eq_ignore_ascii_case("qcow2"));
+        match self.output {
+            Some(Output::Qcow2) => Ok(Format::Qcow2 { compressed }),
+            _ if compressed => usage("only a qcow2 image has compressed clusters: say -O qcow2"),
+            None if says_qcow2 && !self.target.is_dir() => {
+                usage("the target's name ends in .qcow2: say -O qcow2, or -O raw if that is meant")
+            }
+            _ => Ok(Format::Raw),
+        }
+    }
+}
+
+/// SIGINT, SIGTERM and SIGHUP end the work and have it clean up; a second one ends the process.
+fn obey_signals() -> Result<Stop> {
+    let stop = Stop::default();
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register_conditional_shutdown(signal, 1, stop.flag())
+            .and_then(|_| signal_hook::flag::register(signal, stop.flag()))
+            .map_err(|e| Error::io("signals", e))?;
+    }
+    Ok(stop)
+}
+
+fn orders<'a>(args: &RestoreArgs, backups: &'a Backups, format: Format) -> Result<Vec<Order<'a>>> {
+    let order = |id: CheckpointId, target: &Path| {
+        let image = backups.image(id)?;
+        Ok(Order { id, name: backups.name(id), image, target: Target::look_at(target)? })
+    };
+    let Some(all) = backups.names.pick_all(&args.checkpoint).map_err(Error::Usage)? else {
+        let id = backups.pick(&args.checkpoint)?;
+        let disk = backups.plan.disk_of(id).map(|disk| disk.path.as_path());
+        let name = disk.and_then(Path::file_name).unwrap_or_default();
+        let within = args.target.join(file_name(&name.to_string_lossy(), format));
+        let target = if args.target.is_dir() { &within } else { &args.target };
+        return Ok(vec![order(id, target)?]);
+    };
+    // What cannot be had is told before any folder is made.
+    for (_, id) in &all {
+        backups.image(*id)?;
+    }
+    let folder = args.checkpoint.trim_start_matches("./").trim_start_matches('/');
+    let folder = folder.rsplit_once('@').map_or("", |(folder, _)| folder);
+    let mut orders = Vec::with_capacity(all.len());
+    let mut names = BTreeSet::new();
+    for (path, id) in all {
+        let path = path.strip_prefix(folder).unwrap_or(&path).trim_start_matches('/').to_owned();
+        let target = args.target.join(file_name(&path, format));
+        if !names.insert(target.clone()) {
+            let what = format!("{}: two disks would have this name", target.display());
+            return Err(Error::Usage(what));
+        }
+        let parent = target.parent().unwrap_or(&args.target);
+        std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
+        orders.push(order(id, &target)?);
+    }
+    Ok(orders)
+}
+
+/// The name of the file of a disk.
+fn file_name(disk: &str, format: Format) -> String {
+    let end = if format == Format::Raw { ".raw" } else { ".qcow2" };
+    if disk.ends_with(end) { disk.to_owned() } else { format!("{disk}{end}") }
+}
+
+/// Asks before anything is overwritten; refuses where nobody can answer.
+fn confirm(orders: &[Order<'_>], force: bool) -> Result<()> {
+    let lost: Vec<String> = orders.iter().filter_map(|order| order.target.what_is_lost()).collect();
+    if lost.is_empty() || force {
+        return Ok(());
+    }
+    let lost = lost.join(", ");
+    let refused = |what: &str| Err(Error::Usage(format!("{lost}: {what}")));
+    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+        return refused("say --force to overwrite it");
+    }
+    let mut answer = String::new();
+    write!(io::stderr(), "{lost}. Overwrite it? [y/N] ")
+        .and_then(|()| io::stdin().read_line(&mut answer))
+        .map_err(|e| Error::io("terminal", e))?;
+    if !matches!(answer.trim(), "y" | "Y" | "yes") {
+        return refused("not overwritten");
+    }
+    Ok(())
+}
+
+fn write(
+    orders: &[Order<'_>],
+    options: Options,
+    stop: Stop,
+    teller: &Teller,
+) -> Result<(Vec<Done>, Vec<Duration>)> {
+    let mut batch = Batch::new(options, stop);
+    let (mut done, mut took) = (Vec::new(), Vec::new());
+    for order in orders {
+        let start = Instant::now();
+        teller.about(&order.name);
+        let name = |e: Error| Error::Usage(format!("{}: {e}", order.name));
+        done.push(batch.write(order.image, &order.target, teller).map_err(name)?);
+        took.push(start.elapsed());
+    }
+    batch.publish()?;
+    Ok((done, took))
+}
+
+fn tell(
+    out: &mut dyn Write,
+    backups: &Backups,
+    order: &Order<'_>,
+    done: &Done,
+    options: Options,
+    took: Duration,
+) -> io::Result<()> {
+    let time = rfc3339(backups.catalog.checkpoint(order.id).time);
+    let format = match options.format {
+        Format::Raw => "raw",
+        Format::Qcow2 { compressed: false } => "qcow2",
+        Format::Qcow2 { compressed: true } => "qcow2, zstd",
+    };
+    writeln!(out, "{}: {} of {time} ({format})", order.target.path().display(), order.name)?;
+    let data = done.written + done.cloned;
+    let (size, holes) = (human_size(done.size), human_size(done.size.saturating_sub(data)));
+    let verified = if options.verify { ", verified" } else { "" };
+    let (data_size, seconds) = (human_size(data), took.as_secs_f64());
+    writeln!(out, "  {size}: {data_size} of data, {holes} of zeros; {seconds:.1} s{verified}")?;
+    if done.cloned > 0 {
+        writeln!(out, "  cloned {} of {data} bytes", done.cloned)?;
+    }
+    if done.lost > 0 {
+        writeln!(out, "  {} bytes are lost, with zeros in their place", done.lost)?;
+    }
+    if done.left > 0 {
+        writeln!(out, "  {} bytes of the device behind it were left as they are", done.left)?;
+    }
+    Ok(())
+}

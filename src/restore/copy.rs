@@ -1,0 +1,231 @@
+//! Reads a disk and hands it to a sink.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::Progress;
+use super::sink::{Sink, UnitWriter, is_zeros};
+use super::units::{Stop, Unit, each_unit};
+use crate::error::{Error, Result};
+use crate::extent::Fault;
+use crate::source::Cloned;
+use crate::view::{Content, DiskImage, Part};
+
+/// Bytes read at a time: they are still in the processor's cache when they are written.
+const BUFFER: u64 = 256 << 10;
+
+/// Bytes that the kernel is asked to copy at a time.
+const SEND: u64 = 128 << 10;
+/// Fewer are better read together with what is beside them.
+const SHORT: u64 = 32 << 10;
+/// Bytes that tell whether there may be zeros.
+const PROBE: usize = 512;
+
+/// What was done.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Copied {
+    /// Bytes of data that were written.
+    pub(super) written: u64,
+    /// Bytes that the target shares with the backup.
+    pub(super) cloned: u64,
+}
+
+struct Copy<'a> {
+    image: &'a DiskImage,
+    sink: &'a dyn Sink,
+    stop: &'a Stop,
+    progress: &'a dyn Progress,
+    written: AtomicU64,
+    cloned: AtomicU64,
+    /// The first attempt showed that nothing can be shared.
+    never_shares: AtomicBool,
+}
+
+/// Writes all of a disk.
+pub(super) fn copy(
+    image: &DiskImage,
+    sink: &dyn Sink,
+    stop: &Stop,
+    progress: &dyn Progress,
+) -> Result<Copied> {
+    let never_shares = AtomicBool::new(!sink.shares());
+    let (written, cloned) = (AtomicU64::new(0), AtomicU64::new(0));
+    let copy = Copy { image, sink, stop, progress, written, cloned, never_shares };
+    let new_work = || {
+        let mut buffer = vec![0; usize::try_from(BUFFER).unwrap_or(0)];
+        let copy = &copy;
+        move |unit| copy.unit(unit, &mut buffer)
+    };
+    let skip = |range: Range<u64>| {
+        sink.zero(range.clone())?;
+        progress.tick(range.end - range.start);
+        Ok(())
+    };
+    each_unit(image, stop, new_work, skip)?;
+    Ok(Copied { written: copy.written.into_inner(), cloned: copy.cloned.into_inner() })
+}
+
+impl Copy<'_> {
+    fn unit(&self, unit: Range<u64>, buffer: &mut [u8]) -> Result<Unit> {
+        let parts = self.image.parts(unit.clone());
+        let mut writer = self.sink.unit(unit.clone());
+        let data = if self.never_shares.load(Ordering::Relaxed) {
+            self.rounded(&parts, &unit)
+        } else {
+            self.share(&parts, writer.as_mut())?
+        };
+        let mut next = unit.start;
+        for range in &data {
+            self.zero(next..range.start, writer.as_mut(), &parts)?;
+            self.data(range.clone(), &parts, writer.as_mut(), buffer)?;
+            next = range.end;
+        }
+        self.zero(next..unit.end, writer.as_mut(), &parts)?;
+        writer.finish()?;
+        let is_hole = |part: &Part<'_>| matches!(part.content, Content::Hole);
+        Ok(if parts.iter().all(is_hole) { Unit::Empty } else { Unit::Filled })
+    }
+
+    /// The ranges with data, in whole multiples of what the sink takes.
+    fn rounded(&self, parts: &[Part<'_>], unit: &Range<u64>) -> Vec<Range<u64>> {
+        let grain = self.sink.granularity();
+        let mut data: Vec<Range<u64>> = Vec::new();
+        for part in parts.iter().filter(|part| !matches!(part.content, Content::Hole)) {
+            let start = part.range.start - part.range.start % grain;
+            let end = part.range.end.next_multiple_of(grain).min(unit.end);
+            match data.last_mut() {
+                Some(last) if start <= last.end => last.end = end,
+                _ => data.push(start..end),
+            }
+        }
+        data
+    }
+
+    /// Shares what can be shared, and returns the ranges with data that are left.
+    fn share(&self, parts: &[Part<'_>], writer: &mut dyn UnitWriter) -> Result<Vec<Range<u64>>> {
+        let grain = self.sink.granularity();
+        let mut left: Vec<Range<u64>> = Vec::new();
+        let mut leave = |range: Range<u64>| match left.last_mut() {
+            _ if range.is_empty() => {}
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => left.push(range),
+        };
+        for Part { range, content } in parts {
+            let (file, offset) = match content {
+                Content::Hole => continue,
+                Content::Data => {
+                    leave(range.clone());
+                    continue;
+                }
+                Content::Plain(file, offset) => (file, offset),
+            };
+            // Whole blocks of both files.
+            let whole = range.start.next_multiple_of(grain)..range.end - range.end % grain;
+            let by = whole.start - range.start;
+            let shared = (offset + by).is_multiple_of(grain)
+                && !whole.is_empty()
+                && !self.never_shares.load(Ordering::Relaxed)
+                && match writer.share(*file, offset + by, whole.clone())? {
+                    Cloned::Yes => true,
+                    Cloned::No => false,
+                    Cloned::Never => {
+                        self.never_shares.store(true, Ordering::Relaxed);
+                        false
+                    }
+                };
+            if shared {
+                self.cloned.fetch_add(whole.end - whole.start, Ordering::Relaxed);
+                self.progress.tick(whole.end - whole.start);
+                leave(range.start..whole.start);
+                leave(whole.end..range.end);
+            } else {
+                leave(range.clone());
+            }
+        }
+        Ok(left)
+    }
+
+    /// Tells the sink of zeros: of the holes in a range, for what was shared is done with.
+    fn zero(
+        &self,
+        range: Range<u64>,
+        writer: &mut dyn UnitWriter,
+        parts: &[Part<'_>],
+    ) -> Result<()> {
+        for part in parts.iter().filter(|part| matches!(part.content, Content::Hole)) {
+            let hole = part.range.start.max(range.start)..part.range.end.min(range.end);
+            if !hole.is_empty() {
+                writer.zero(hole.clone())?;
+                self.progress.tick(hole.end - hole.start);
+            }
+        }
+        Ok(())
+    }
+
+    fn data(
+        &self,
+        range: Range<u64>,
+        parts: &[Part<'_>],
+        writer: &mut dyn UnitWriter,
+        buffer: &mut [u8],
+    ) -> Result<()> {
+        let mut at = range.start;
+        while at < range.end {
+            self.stop.check()?;
+            let sent = send(at..range.end, parts, writer, buffer)?;
+            if sent > 0 {
+                self.written.fetch_add(sent, Ordering::Relaxed);
+                self.progress.tick(sent);
+                at += sent;
+                continue;
+            }
+            let len = (range.end - at).min(buffer.len() as u64);
+            let bytes = buffer.get_mut(..usize::try_from(len).unwrap_or(0)).unwrap_or_default();
+            let read = self.image.read_at(at, bytes);
+            read.map_err(|e| unreadable(self.image, at + e.done as u64, &e.error))?;
+            let written = writer.put(at, bytes)?;
+            self.written.fetch_add(written, Ordering::Relaxed);
+            self.progress.tick(len);
+            at += len;
+        }
+        Ok(())
+    }
+}
+
+/// Has the kernel copy what lies in one piece at the start of a range, and returns how much it
+/// did. What begins with zeros may be zeros altogether: that is to be looked at.
+fn send(
+    range: Range<u64>,
+    parts: &[Part<'_>],
+    writer: &mut dyn UnitWriter,
+    buffer: &mut [u8],
+) -> Result<u64> {
+    let at = range.start;
+    let part = parts.get(parts.partition_point(|part| part.range.end <= at));
+    let Some(Part { range: whole, content: Content::Plain(file, offset) }) = part else {
+        return Ok(0);
+    };
+    let len = range.end.min(whole.end).saturating_sub(at).min(SEND);
+    let probe = buffer.get_mut(..PROBE).unwrap_or_default();
+    let from = offset + (at - whole.start);
+    if len < SHORT || file.read_at(from, probe).is_err() || is_zeros(probe) {
+        return Ok(0);
+    }
+    writer.send(*file, from, at..at + len)
+}
+
+/// An error that tells which range of the disk cannot be read, and what to do.
+fn unreadable(image: &DiskImage, at: u64, error: &Error) -> Error {
+    let lost = image.lost();
+    let Some(lost) = lost.filter(|lost| lost.bytes > 0) else {
+        return Error::Usage(format!("byte {at} of the disk cannot be read: {error}"));
+    };
+    let found = lost.ranges.iter().find(|lost| lost.range.contains(&at));
+    let (range, fault) =
+        found.map_or((at..at + 1, Fault::Lost), |lost| (lost.range.clone(), lost.fault));
+    let (start, end, bytes) = (range.start, range.end, lost.bytes);
+    Error::Usage(format!(
+        "bytes {start} to {end} of the disk are lost: {fault} ({error}); {bytes} bytes are lost in \
+         all: see `qcowfs map`; `--missing zero` restores the rest with zeros in their place"
+    ))
+}

@@ -1,0 +1,228 @@
+//! A qcow2 image of its own: version 3, no backing file, zeros not allocated (qemu's
+//! docs/interop/qcow2).
+//!
+//! Clusters are taken from the end of the file, run by run, by whichever thread needs some. Of the
+//! L2 tables nothing is kept in memory: a unit of the disk lies in one table, and its entries are
+//! written with it. Compressed clusters lie one after the other in runs that begin with a cluster
+//! of the file; only for these clusters something is kept, the number of those that lie in each, for
+//! their refcounts. The header comes last: without it the file is no image.
+
+mod finish;
+mod pack;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use self::pack::Packer;
+use super::sink::{Sink, UnitWriter, runs};
+use super::units::UNIT;
+use crate::error::{Error, Result};
+
+/// The usual cluster size.
+const LEAST_BITS: u32 = 16;
+/// The largest of any image.
+const MOST_BITS: u32 = 21;
+/// As QEMU has it.
+const MOST_L1_ENTRIES: u64 = (32 << 20) / 8;
+/// The cluster belongs to this entry alone.
+const COPIED: u64 = 1 << 63;
+const COMPRESSED: u64 = 1 << 62;
+const ENTRY: u64 = 8;
+const SECTOR: u64 = 512;
+
+/// An image in the making.
+pub(super) struct Qcow2File<'a> {
+    file: &'a File,
+    path: PathBuf,
+    bits: u32,
+    virtual_size: u64,
+    compressed: bool,
+    /// Where the next cluster of the file starts.
+    next: AtomicU64,
+    /// Where the L2 tables are.
+    tables: Mutex<BTreeMap<u64, u64>>,
+    /// Of each run of compressed clusters: the first cluster of the file, and how many lie in it
+    /// and in those that follow.
+    packed: Mutex<Vec<(u64, Vec<u16>)>>,
+}
+
+impl<'a> Qcow2File<'a> {
+    /// An image of a disk of `size` bytes in an empty file. `path` is what to call it in messages.
+    pub(super) fn new(file: &'a File, path: PathBuf, size: u64, compressed: bool) -> Result<Self> {
+        let fits = |bits: &u32| size.div_ceil(reach(*bits)) <= MOST_L1_ENTRIES;
+        let bits = (LEAST_BITS..=MOST_BITS).find(fits).ok_or_else(|| {
+            Error::Usage(format!("a disk of {size} bytes is too large for a qcow2 image"))
+        })?;
+        Ok(Self {
+            file,
+            path,
+            bits,
+            virtual_size: size.next_multiple_of(SECTOR),
+            compressed,
+            // The header's.
+            next: AtomicU64::new(1 << bits),
+            tables: Mutex::default(),
+            packed: Mutex::default(),
+        })
+    }
+
+    fn cluster(&self) -> u64 {
+        1 << self.bits
+    }
+
+    /// Takes as many clusters as these bytes need, and returns where the first one starts.
+    fn take(&self, bytes: u64) -> u64 {
+        self.next.fetch_add(bytes.next_multiple_of(self.cluster()), Ordering::Relaxed)
+    }
+
+    fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
+        self.file.write_all_at(bytes, at).map_err(|e| Error::io_at(&self.path, at, e))
+    }
+
+    /// Writes entries of the L2 table that maps the cluster `first` of the disk and those after it.
+    fn write_entries(&self, first: u64, entries: &[u64]) -> Result<()> {
+        let in_table = reach(self.bits) / self.cluster();
+        let table = *self
+            .tables
+            .lock()
+            .entry(first / in_table)
+            .or_insert_with(|| self.take(self.cluster()));
+        self.write(table + first % in_table * ENTRY, &big_endian(entries))
+    }
+}
+
+/// Bytes of the disk that one L2 table maps.
+fn reach(bits: u32) -> u64 {
+    (1 << bits) * ((1 << bits) / ENTRY)
+}
+
+fn big_endian(entries: &[u64]) -> Vec<u8> {
+    entries.iter().flat_map(|entry| entry.to_be_bytes()).collect()
+}
+
+impl Sink for Qcow2File<'_> {
+    fn granularity(&self) -> u64 {
+        self.cluster()
+    }
+
+    fn unit(&self, unit: Range<u64>) -> Box<dyn UnitWriter + '_> {
+        let first = unit.start / self.cluster();
+        let count = usize::try_from(UNIT / self.cluster()).unwrap_or(0);
+        let packer = self.compressed.then(|| Packer::new(self.bits));
+        Box::new(Qcow2Unit { sink: self, first, entries: vec![0; count], packer })
+    }
+
+    fn zero(&self, _: Range<u64>) -> Result<()> {
+        Ok(())
+    }
+
+    fn finish(&self) -> Result<()> {
+        self.write_end()
+    }
+}
+
+struct Qcow2Unit<'a> {
+    sink: &'a Qcow2File<'a>,
+    /// The first cluster of the disk in this unit.
+    first: u64,
+    /// The L2 entries of the unit.
+    entries: Vec<u64>,
+    packer: Option<Packer>,
+}
+
+impl Qcow2Unit<'_> {
+    /// Points the entries of the clusters from the one at `guest` on to the file's from `host` on.
+    fn point(&mut self, guest: u64, host: u64, bytes: usize) {
+        let cluster = self.sink.cluster();
+        let from = usize::try_from(guest / cluster - self.first).unwrap_or(usize::MAX);
+        let count = bytes.div_ceil(usize::try_from(cluster).unwrap_or(usize::MAX));
+        let entries = self.entries.iter_mut().skip(from).take(count);
+        for (number, entry) in (0..).zip(entries) {
+            *entry = COPIED | (host + number * cluster);
+        }
+    }
+
+    fn put_plain(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
+        let host = self.sink.take(bytes.len() as u64);
+        self.sink.write(host, bytes)?;
+        self.point(at, host, bytes.len());
+        Ok(())
+    }
+
+    fn put_packed(&mut self, mut packer: Packer, at: u64, bytes: &[u8]) -> Result<Packer> {
+        let cluster = self.sink.cluster();
+        let size = usize::try_from(cluster).unwrap_or(usize::MAX);
+        for (number, bytes) in (0..).zip(bytes.chunks(size)) {
+            let at = at + number * cluster;
+            if !packer.add(at, bytes)? {
+                self.put_plain(at, bytes)?;
+            }
+            if packer.is_full() {
+                self.flush(&mut packer)?;
+            }
+        }
+        Ok(packer)
+    }
+
+    /// Writes what was packed.
+    fn flush(&mut self, packer: &mut Packer) -> Result<()> {
+        let Some(run) = packer.take() else { return Ok(()) };
+        let cluster = self.sink.cluster();
+        let host = self.sink.take(run.bytes.len() as u64);
+        self.sink.write(host, &run.bytes)?;
+        let mut counts = vec![0_u16; run.bytes.len().div_ceil(packer.cluster())];
+        for (guest, part) in run.clusters {
+            let (start, end) = (host + part.start, host + part.end);
+            let from = usize::try_from(guest / cluster - self.first).unwrap_or(usize::MAX);
+            if let Some(entry) = self.entries.get_mut(from) {
+                let sectors = (end - 1) / SECTOR - start / SECTOR;
+                *entry = COMPRESSED | sectors << (62 - (self.sink.bits - 8)) | start;
+            }
+            // Its last sector may reach into the next cluster only if its bytes do.
+            let of = |at: u64| usize::try_from(at / cluster).unwrap_or(usize::MAX);
+            let touched = counts.iter_mut().take(of(part.end - 1) + 1).skip(of(part.start));
+            touched.for_each(|count| *count += 1);
+        }
+        self.sink.packed.lock().push((host / cluster, counts));
+        Ok(())
+    }
+}
+
+impl UnitWriter for Qcow2Unit<'_> {
+    fn put(&mut self, at: u64, bytes: &[u8]) -> Result<u64> {
+        let size = usize::try_from(self.sink.cluster()).unwrap_or(usize::MAX);
+        let mut data = 0;
+        for (from, run, is_zero) in runs(bytes, size) {
+            if is_zero {
+                continue;
+            }
+            let at = at + from as u64;
+            data += run.len() as u64;
+            match self.packer.take() {
+                Some(packer) => self.packer = Some(self.put_packed(packer, at, run)?),
+                None => self.put_plain(at, run)?,
+            }
+        }
+        Ok(data)
+    }
+
+    fn zero(&mut self, _: Range<u64>) -> Result<()> {
+        Ok(())
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<()> {
+        if let Some(mut packer) = self.packer.take() {
+            self.flush(&mut packer)?;
+        }
+        if self.entries.iter().all(|entry| *entry == 0) {
+            return Ok(());
+        }
+        self.sink.write_entries(self.first, &self.entries)
+    }
+}

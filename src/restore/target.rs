@@ -1,0 +1,118 @@
+//! What a disk is to be written to.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::partial::folder_of;
+use crate::error::{Error, Result};
+use crate::sys;
+
+/// Where QEMU locks byte 100 + n of an image it holds permission n of (block/file-posix.c).
+const QEMU_LOCK_WRITE: i64 = 101;
+
+/// What is at the path of a target, all symbolic links followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// Nothing.
+    New(PathBuf),
+    /// A regular file.
+    File(PathBuf),
+    /// A block device of so many bytes.
+    Device(PathBuf, u64),
+}
+
+impl Target {
+    /// Looks at a path.
+    pub fn look_at(path: &Path) -> Result<Self> {
+        let fail = |e| Error::io(path, e);
+        let Some(name) = path.file_name() else {
+            return Err(Error::Usage(format!("{}: not the name of a file", path.display())));
+        };
+        match path.symlink_metadata() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let folder = folder_of(path);
+                let real = folder.canonicalize().map_err(|e| Error::io(folder, e))?;
+                Ok(Self::New(real.join(name)))
+            }
+            Err(e) => Err(fail(e)),
+            Ok(_) => {
+                let real = path.canonicalize().map_err(fail)?;
+                let kind = real.metadata().map_err(fail)?.file_type();
+                if kind.is_file() {
+                    refuse_if_in_use(&real)?;
+                    Ok(Self::File(real))
+                } else if kind.is_block_device() {
+                    let end = File::open(&real).and_then(|mut file| file.seek(SeekFrom::End(0)));
+                    Ok(Self::Device(real, end.map_err(fail)?))
+                } else {
+                    let what = "neither a regular file nor a block device";
+                    Err(Error::Usage(format!("{}: {what}", path.display())))
+                }
+            }
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::New(path) | Self::File(path) | Self::Device(path, _) => path,
+        }
+    }
+
+    /// What is there and will be gone, in words.
+    pub fn what_is_lost(&self) -> Option<String> {
+        match self {
+            Self::New(_) => None,
+            Self::File(path) => Some(format!("{} exists", path.display())),
+            Self::Device(path, _) => Some(format!("{} is a block device", path.display())),
+        }
+    }
+
+    /// The source is never written to. Where it is a folder, nothing is written into it, either;
+    /// where it is one file, no other file beside it is overwritten.
+    pub fn refuse_within(&self, root: &Path, source_is_folder: bool) -> Result<()> {
+        let refused = match self {
+            Self::New(path) => source_is_folder && path.starts_with(root),
+            Self::File(path) => path.starts_with(root),
+            Self::Device(..) => false,
+        };
+        if refused {
+            let path = self.path().display();
+            let what = format!("{path}: lies in the source, which is never written to");
+            return Err(Error::Usage(what));
+        }
+        Ok(())
+    }
+}
+
+/// The virtual machine would write on to what it has open, and never see what was restored.
+fn refuse_if_in_use(path: &Path) -> Result<()> {
+    // Who may not read it may still have the right to replace it.
+    let Ok(file) = File::open(path) else { return Ok(()) };
+    if sys::is_locked(&file, QEMU_LOCK_WRITE).unwrap_or(false) {
+        let path = path.display();
+        let what = format!("{path}: a running VM has it open; stop the VM first");
+        return Err(Error::Usage(what));
+    }
+    Ok(())
+}
+
+/// Opens a device that nobody uses: not mounted, nor part of a volume group or the like.
+pub(super) fn open_device(path: &Path, device_size: u64, size: u64) -> Result<File> {
+    if device_size < size {
+        let path = path.display();
+        let what = format!("{path}: has {device_size} bytes, and the disk has {size}");
+        return Err(Error::Usage(what));
+    }
+    let flags = i32::try_from(rustix::fs::OFlags::EXCL.bits()).unwrap_or(0);
+    let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path);
+    file.map_err(|e| match e.kind() {
+        io::ErrorKind::ResourceBusy => {
+            let path = path.display();
+            Error::Usage(format!("{path}: in use (mounted, or part of something: see `lsblk`)"))
+        }
+        _ => Error::io(path, e),
+    })
+}

@@ -1,0 +1,177 @@
+//! What was written, read again and compared with the disk.
+
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{Advice, SeekFrom, fadvise, seek};
+
+use super::Progress;
+use super::partial::{Partial, folder_of};
+use super::sink::is_zeros;
+use super::units::{Stop, Unit, each_unit};
+use crate::error::{Error, Result};
+use crate::layer::clusters::ClusterCache;
+use crate::layer::qcow2::{Header, Qcow2Image, Qcow2Layer};
+use crate::map::{ChainMap, MapCache, Node, NodeId};
+use crate::source::{LocalFiles, Roots};
+use crate::view::{Content, DiskImage};
+
+/// Bytes that are compared at a time.
+const BUFFER: usize = 256 << 10;
+/// Bytes of maps, and of decompressed clusters.
+const CACHE: u64 = 16 << 20;
+
+/// What can be read back.
+trait Written: Sync {
+    fn read(&self, at: u64, bytes: &mut [u8]) -> Result<()>;
+
+    /// Where the next data may be.
+    fn next_data(&self, at: u64) -> u64;
+}
+
+struct Bytes<'a> {
+    file: &'a File,
+    path: &'a Path,
+}
+
+impl Written for Bytes<'_> {
+    fn read(&self, at: u64, bytes: &mut [u8]) -> Result<()> {
+        self.file.read_exact_at(bytes, at).map_err(|e| Error::io_at(self.path, at, e))
+    }
+
+    fn next_data(&self, at: u64) -> u64 {
+        match seek(self.file, SeekFrom::Data(at)) {
+            Ok(next) => next,
+            Err(rustix::io::Errno::NXIO) => u64::MAX,
+            Err(_) => at,
+        }
+    }
+}
+
+struct Image(DiskImage);
+
+impl Written for Image {
+    fn read(&self, at: u64, bytes: &mut [u8]) -> Result<()> {
+        self.0.read_at(at, bytes).map(drop).map_err(|e| e.error)
+    }
+
+    fn next_data(&self, at: u64) -> u64 {
+        self.0.seek_data(at).unwrap_or(u64::MAX)
+    }
+}
+
+/// Compares a raw file or a device with a disk.
+pub(super) fn verify_bytes(
+    image: &DiskImage,
+    file: &File,
+    path: &Path,
+    stop: &Stop,
+    progress: &dyn Progress,
+) -> Result<()> {
+    forget(file);
+    compare(image, &Bytes { file, path }, path, stop, progress)
+}
+
+/// Compares an image, read as any other image is, with a disk.
+pub(super) fn verify_qcow2(
+    image: &DiskImage,
+    partial: &Partial,
+    stop: &Stop,
+    progress: &dyn Progress,
+) -> Result<()> {
+    forget(partial.file());
+    let path = partial.path();
+    let roots = Arc::new(Roots::open(folder_of(path), &[])?);
+    let name = path.file_name().unwrap_or_default();
+    let file = Arc::new(LocalFiles::new(roots).open(Path::new(name))?);
+    let header = Header::read(file.as_ref())?;
+    let written = Qcow2Image::new(file, header, None, Arc::new(ClusterCache::new(CACHE)))?;
+    let layer = Arc::new(Qcow2Layer::active(&written));
+    let size = written.header().virtual_size;
+    let node = Node { layer, parent: None };
+    let map = ChainMap::new(vec![node], Arc::new(MapCache::new(CACHE)));
+    let map = map.map_err(|e| Error::Usage(e.to_string()))?;
+    let written = Image(DiskImage::new(Arc::new(map), NodeId(0), size));
+    compare(image, &written, partial.target(), stop, progress)
+}
+
+/// What is read shall come from the disk, and not from memory.
+fn forget(file: &File) {
+    // If it cannot be had, it is compared all the same.
+    let _kept = fadvise(file, 0, None, Advice::DontNeed);
+}
+
+fn compare(
+    image: &DiskImage,
+    written: &dyn Written,
+    path: &Path,
+    stop: &Stop,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let differs = |at: u64| {
+        let path = path.display();
+        Error::Usage(format!("{path}: verifying it failed: byte {at} is not what was written"))
+    };
+    let new_work = || {
+        let (mut one, mut other) = (vec![0; BUFFER], vec![0; BUFFER]);
+        move |unit: Range<u64>| {
+            let parts = image.parts(unit);
+            for part in &parts {
+                stop.check()?;
+                let is_hole = matches!(part.content, Content::Hole);
+                let mut at = part.range.start;
+                while at < part.range.end {
+                    if is_hole {
+                        at = written.next_data(at).clamp(at, part.range.end);
+                    }
+                    let len = usize::try_from(part.range.end - at).unwrap_or(BUFFER).min(BUFFER);
+                    let seen = one.get_mut(..len).unwrap_or_default();
+                    written.read(at, seen)?;
+                    let wanted = other.get_mut(..len).unwrap_or_default();
+                    let is_right = if is_hole {
+                        is_zeros(seen)
+                    } else {
+                        image.read_at(at, wanted).map_err(|e| e.error)?;
+                        seen == wanted
+                    };
+                    if !is_right {
+                        return Err(differs(at + first_difference(seen, wanted, is_hole)));
+                    }
+                    at += len as u64;
+                }
+                progress.tick(part.range.end - part.range.start);
+            }
+            let is_hole = parts.iter().all(|part| matches!(part.content, Content::Hole));
+            Ok(if is_hole { Unit::Empty } else { Unit::Filled })
+        }
+    };
+    let skip = |range: Range<u64>| {
+        // A unit at a time, for a device tells nothing of its holes.
+        let mut buffer = vec![0; BUFFER];
+        let mut at = range.start;
+        while at < range.end {
+            stop.check()?;
+            let next = written.next_data(at).clamp(at, range.end);
+            let len = usize::try_from(range.end - next).unwrap_or(BUFFER).min(BUFFER);
+            let seen = buffer.get_mut(..len).unwrap_or_default();
+            written.read(next, seen)?;
+            if !is_zeros(seen) {
+                return Err(differs(next + first_difference(seen, &[], true)));
+            }
+            progress.tick(next + len as u64 - at);
+            at = next + len as u64;
+        }
+        Ok(())
+    };
+    each_unit(image, stop, new_work, skip)
+}
+
+fn first_difference(seen: &[u8], wanted: &[u8], is_hole: bool) -> u64 {
+    let zeros = std::iter::repeat(&0);
+    let wanted: Box<dyn Iterator<Item = &u8>> =
+        if is_hole { Box::new(zeros) } else { Box::new(wanted.iter()) };
+    seen.iter().zip(wanted).position(|(a, b)| a != b).unwrap_or(0) as u64
+}

@@ -1,0 +1,79 @@
+//! The restore points of a source for the commands that do not mount it: picked by name, and
+//! refused where they are not whole.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::caches::Caches;
+use super::images::Images;
+use super::missing::Missing;
+use super::plan::Plan;
+use super::select::Names;
+use super::{ViewOptions, read_catalog};
+use crate::chain::catalog::{Catalog, CheckpointId, State};
+use crate::error::{Error, Result};
+use crate::view::DiskImage;
+
+/// A source, its names, and its disks.
+pub struct Backups {
+    /// What is there.
+    pub catalog: Catalog,
+    /// What it is called.
+    pub plan: Plan,
+    /// Its disks.
+    pub images: Images,
+    /// All that can be picked.
+    pub names: Names,
+}
+
+impl Backups {
+    /// Looks at a source: a folder, or one image whose chain is looked for in its folder.
+    pub fn open(source: &Path, options: &ViewOptions) -> Result<Self> {
+        let catalog = read_catalog(source, &options.allowed)?;
+        let plan = Plan::new(&catalog);
+        let images = Images::new(&catalog, &Caches::new(options.caches), options.missing);
+        let names = Names::new(&catalog, &plan);
+        Ok(Self { catalog, plan, images, names })
+    }
+
+    /// The one restore point that is meant.
+    pub fn pick(&self, wanted: &str) -> Result<CheckpointId> {
+        self.names.pick(wanted).map_err(Error::Usage)
+    }
+
+    /// The path of a restore point in the view.
+    pub fn name(&self, id: CheckpointId) -> String {
+        let disk = self.plan.disk_of(id).map(|disk| disk.path.as_path());
+        let name = self.plan.name_of(id).unwrap_or_default();
+        disk.unwrap_or(Path::new("")).join(name).display().to_string()
+    }
+
+    /// Its disk. An error that says what is left of it and how to get at that, if it is not whole.
+    pub fn image(&self, id: CheckpointId) -> Result<&Arc<DiskImage>> {
+        self.images.shown(&self.catalog, id).map_err(|reason| self.refusal(id, reason))
+    }
+
+    fn refusal(&self, id: CheckpointId, reason: &str) -> Error {
+        let mut what = format!("{} is not whole: {reason}", self.name(id));
+        if let Ok(image) = self.images.left(id)
+            && self.images.missing() == Missing::Hide
+        {
+            if let Some(lost) = image.lost() {
+                let (known, size) = (image.size().saturating_sub(lost.bytes), image.size());
+                let _ = write!(what, "; the files that are there hold {known} of its {size} bytes");
+            }
+            what += "; `--missing zero` has zeros for what is lost, `--missing eio` stops there";
+        }
+        let latest = self.plan.disk_of(id).and_then(|disk| disk.latest.as_deref());
+        if let Some(latest) = latest.filter(|latest| Some(*latest) != self.plan.name_of(id)) {
+            let _ = write!(what, "; the newest that is whole: {latest}");
+        }
+        Error::Usage(what)
+    }
+
+    /// Whether its chain is whole.
+    pub fn is_whole(&self, id: CheckpointId) -> bool {
+        self.catalog.checkpoint(id).state == State::Whole
+    }
+}

@@ -1,0 +1,117 @@
+use super::*;
+
+fn second(text: &str) -> SystemTime {
+    text.parse::<jiff::Timestamp>().unwrap().into()
+}
+
+/// A disk of restore points with these names and times; `!` marks one that is no backup to go back
+/// to, `+` the latest.
+fn disk(path: &str, first: usize, points: &[(&str, &str)]) -> Disk {
+    let mut latest = None;
+    let point = |(n, (name, time)): (usize, &(&str, &str))| {
+        let id = CheckpointId(first + n);
+        let mut names = vec![name.trim_end_matches(['!', '+']).to_owned()];
+        if name.ends_with('+') {
+            latest = Some(id);
+            names.push(LATEST.into());
+        }
+        names.push(format!("{BY_TIME}/{time}"));
+        Point { id, names, time: second(time), is_backup: !name.ends_with('!') }
+    };
+    let points = points.iter().enumerate().map(point).collect();
+    Disk { path: path.into(), latest, points }
+}
+
+fn names() -> Names {
+    let sda = [
+        ("FULL-10", "2024-01-25T10:00:00Z"),
+        ("INC-11+", "2024-01-26T10:00:00Z"),
+        ("INC-12", "2024-01-27T10:00:00Z"),
+        ("sda.live!", "2024-01-28T10:00:00Z"),
+    ];
+    let sdb = [("FULL-10", "2024-01-25T10:00:01Z"), ("only@here+", "2024-01-26T23:59:59Z")];
+    let other = [("FULL-10", "2024-03-01T00:00:00Z")];
+    let disks =
+        vec![disk("vm1/sda", 0, &sda), disk("vm1/sdb", 10, &sdb), disk("vm2/sda", 20, &other)];
+    Names { disks }
+}
+
+fn pick(wanted: &str) -> usize {
+    names().pick(wanted).unwrap_or_else(|e| panic!("{wanted}: {e}")).0
+}
+
+fn told(wanted: &str) -> String {
+    names().pick(wanted).unwrap_err()
+}
+
+#[test]
+fn a_full_name_is_what_ls_prints_and_what_the_view_has() {
+    assert_eq!(pick("vm1/sda/INC-11"), 1);
+    assert_eq!(pick("/vm1/sda/INC-11/disk.img"), 1);
+    assert_eq!(pick("./vm1/sda/INC-11/"), 1);
+    assert_eq!(pick("vm1/sda/latest"), 1);
+    assert_eq!(pick("vm1/sda/by-time/2024-01-25T10:00:00Z"), 0);
+}
+
+#[test]
+fn what_comes_first_may_be_left_out_where_only_one_is_meant() {
+    assert_eq!(pick("INC-12"), 2);
+    assert_eq!(pick("sdb/FULL-10"), 10);
+    assert_eq!(pick("only@here"), 11, "an @ in a name is no time");
+    let told = told("FULL-10");
+    assert!(told.contains("vm1/sda/FULL-10, vm1/sdb/FULL-10, vm2/sda/FULL-10"), "{told}");
+    let told = self::told("sda@latest");
+    assert!(told.contains("vm1/sda, vm2/sda"), "{told}");
+    let told = self::told("@latest");
+    assert!(told.contains("vm1/sda, vm1/sdb, vm2/sda"), "{told}");
+    let one = Names { disks: vec![disk("vm1/sda", 0, &[("FULL-10+", "2024-01-25T10:00:00Z")])] };
+    assert_eq!(one.pick("@latest").unwrap().0, 0);
+    assert_eq!(one.pick("latest").unwrap().0, 0);
+}
+
+#[test]
+fn a_time_is_that_of_the_newest_not_later_backup() {
+    assert_eq!(pick("vm1/sda@latest"), 1);
+    assert_eq!(pick("vm1/sda@2024-01-26T10:00"), 1, "to the second");
+    assert_eq!(pick("vm1/sda@2024-01-26T09:59:59"), 0);
+    assert_eq!(pick("vm1/sda@2024-01-26T12:00+02:00"), 1);
+    assert_eq!(pick("vm1/sda@2024-01-26T11:59+02:00"), 0);
+    assert_eq!(pick("vm1/sdb@2024-01-26"), 11, "a day goes to its end");
+    assert_eq!(pick("vm1/sda@2025-01-01"), 2, "never the live disk");
+    let told = told("vm1/sda@2024-01-24");
+    assert!(told.contains("the oldest is FULL-10, of 2024-01-25T10:00:00Z"), "{told}");
+    assert!(self::told("vm1/sda@monday").contains("`monday` is no time"));
+    let told = self::told("vm2/sda@latest");
+    assert_eq!(told, "no restore point of vm2/sda is whole");
+}
+
+#[test]
+fn the_order_of_names_does_not_decide_what_is_newest() {
+    let points = [("b", "2024-01-26T10:00:00Z"), ("a", "2024-01-25T10:00:00Z")];
+    let names = Names { disks: vec![disk("sda", 0, &points)] };
+    assert_eq!(names.pick("sda@2025-01-01").unwrap().0, 0);
+}
+
+#[test]
+fn a_wrong_name_suggests_the_near_ones() {
+    assert!(told("vm1/sda/INC-21").contains("is it vm1/sda/INC-11"));
+    assert!(told("vm1/sad@latest").contains("is it vm1/sda"));
+    assert!(told("vm1/sda").contains("vm1/sda@latest"));
+    assert!(told("elsewhere").contains("qcowfs ls"));
+}
+
+#[test]
+fn a_folder_is_all_disks_in_it() {
+    let all = |wanted| names().pick_all(wanted).unwrap();
+    let of = |pairs: &[(&str, usize)]| {
+        Some(pairs.iter().map(|(path, n)| ((*path).to_owned(), CheckpointId(*n))).collect())
+    };
+    assert_eq!(all("vm1@2024-01-26"), of(&[("vm1/sda", 1), ("vm1/sdb", 11)]));
+    assert_eq!(all("@2024-03-01"), of(&[("vm1/sda", 2), ("vm1/sdb", 11), ("vm2/sda", 20)]));
+    assert_eq!(all("vm1/sda@latest"), None, "a disk is no folder");
+    assert_eq!(all("vm1/sda/INC-11"), None);
+    assert_eq!(all("vm@latest"), None, "half a name is no folder");
+    assert_eq!(all("only@here"), None);
+    let told = names().pick_all("@2024-01-26").unwrap_err();
+    assert!(told.contains("vm2/sda has no restore point"), "all or nothing: {told}");
+}

@@ -1,0 +1,67 @@
+//! `qcowfs check SOURCE PATH...`: a file, a folder, a disk, a restore point with its chain.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::indexing_slicing,
+    clippy::unnecessary_debug_formatting,
+    reason = "a test stops where something is not as it must be, and shows names escaped"
+)]
+
+mod common;
+
+use std::path::Path;
+
+use common::content::index;
+use common::{Case, Run};
+use serde_json::Value;
+
+const FULL: &str = "vm-root.qcow2/FULL-1795161271-vm-root.qcow2";
+const INC: &str = "vm-root.qcow2/INC-1795161277-vm-root.qcow2";
+
+fn check(source: &Path, words: &[&str]) -> (Option<i32>, Vec<String>) {
+    let outcome = Run::qcowfs().args(["check", "--json"]).arg(source).args(words).outcome();
+    let json: Value = serde_json::from_slice(&outcome.stdout)
+        .unwrap_or_else(|e| panic!("{words:?}: {e}: {}", outcome.stderr));
+    let files = json["files"].as_array().unwrap().iter();
+    (outcome.code, files.map(|file| file["path"].as_str().unwrap().to_owned()).collect())
+}
+
+#[test]
+fn each_sort_of_name_checks_what_it_names() {
+    let case = Case::unpack("qmpbackup-new");
+    let source = case.backups();
+    let of = |words: &[&str]| check(&source, words).1;
+    assert_eq!(of(&[]).len(), 8);
+    assert_eq!(of(&[INC]), [INC]);
+    assert_eq!(of(&[source.join(INC).to_str().unwrap()]), [INC]);
+    assert_eq!(of(&["vm-root.qcow2"]).len(), 4);
+    assert_eq!(of(&["vm-root.qcow2/"]).len(), 4);
+    // A restore point stands on its chain.
+    assert_eq!(of(&["vm-root.qcow2/INC-1795161277"]).len(), 3);
+    assert_eq!(of(&["vm-root.qcow2@latest"]).len(), 4);
+    assert_eq!(of(&["vm-root.qcow2/FULL-1795161271", INC]), [FULL, INC]);
+    let wrong =
+        Run::qcowfs().arg("check").arg(&source).arg("vm-root.qcow2/INC-179516127").outcome();
+    assert_eq!(wrong.code, Some(1));
+    for part in ["is it vm-root.qcow2/INC-1795161274", "nor is it a file"] {
+        assert!(wrong.stderr.contains(part), "{}", wrong.stderr);
+    }
+}
+
+#[test]
+fn damage_elsewhere_does_not_count_and_what_it_spoils_is_told() {
+    let case = Case::unpack("qmpbackup-new");
+    let source = case.backups();
+    let damaged = source.join(INC);
+    let bytes = std::fs::read(&damaged).unwrap();
+    std::fs::write(&damaged, &bytes[..bytes.len() - index(1 << 20)]).unwrap();
+    assert_eq!(check(&source, &[]).0, Some(1));
+    assert_eq!(check(&source, &["vm-data.qcow2"]).0, Some(0));
+    assert_eq!(check(&source, &["vm-root.qcow2/INC-1795161274"]).0, Some(0));
+    assert_eq!(check(&source, &["vm-root.qcow2@latest"]).0, Some(1));
+    let text = Run::qcowfs().args(["check", "-q"]).arg(&source).arg(INC).outcome().text();
+    assert!(text.contains("1 file checked, 1 damaged, 2 of 8 restore points spoiled"), "{text}");
+}

@@ -1,0 +1,358 @@
+//! Where `qcowfs restore` writes to: existing files, devices, file systems with reflinks; and what
+//! is left when it is interrupted.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::indexing_slicing,
+    clippy::unnecessary_debug_formatting,
+    reason = "a test stops where something is not as it must be, and shows names escaped"
+)]
+
+mod common;
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use common::content::{bytes, must_equal, sha256};
+use common::prng::Prng;
+use common::report::root_or_skip;
+use common::run::scratch;
+use common::source_state::SourceState;
+use common::watch::holds_within;
+use common::{Case, Run};
+
+const MIB: usize = 1 << 20;
+
+fn restore(source: &Path, point: &str, target: &Path) -> Run {
+    Run::qcowfs().arg("restore").arg(source).arg(point).arg(target).seconds(120)
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = folder.read_dir().unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+/// A source with one raw disk full of noise, large enough to be caught in the midst of it.
+fn noise(mib: usize) -> TempDir {
+    let folder = scratch();
+    let file = File::create(folder.path().join("disk")).unwrap();
+    let block = Prng::new(7).bytes(MIB + 1);
+    for n in 0..mib {
+        // No two alike, and none of it shrinks.
+        let from = n % 17;
+        file.write_all_at(&block[from..from + MIB - 32], (n * MIB) as u64).unwrap();
+    }
+    file.set_len((mib * MIB) as u64).unwrap();
+    std::fs::write(folder.path().join("qcowfs.toml"), "[image.\"disk\"]\nformat = \"raw\"\n")
+        .unwrap();
+    folder
+}
+
+/// Starts a restore that takes a while, and returns when its partial file is there.
+fn begin(source: &Path, folder: &Path) -> (Child, PathBuf) {
+    let run = Run::qcowfs().args(["restore", "-O", "qcow2", "--compress"]);
+    let child = run.arg(source).arg("@latest").arg(folder.join("copy.qcow2")).start();
+    let partial = folder.join(format!(".copy.qcow2.qcowfs-partial-{}", child.id()));
+    let begun = || partial.metadata().is_ok_and(|stat| stat.len() > 0);
+    assert!(holds_within(30, begun), "no partial file: {:?}", names(folder));
+    (child, partial)
+}
+
+fn end(mut child: Child, signal: Signal) -> Option<i32> {
+    kill_process(Pid::from_child(&child), signal).unwrap();
+    assert!(holds_within(30, || child.try_wait().unwrap().is_some()), "it goes on");
+    child.wait().unwrap().code()
+}
+
+#[test]
+fn an_interrupted_restore_leaves_nothing() {
+    let source = noise(384);
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let folder = scratch();
+        let (child, _) = begin(source.path(), folder.path());
+        assert_eq!(end(child, signal), Some(1), "{signal:?}");
+        assert!(names(folder.path()).is_empty(), "{signal:?}: {:?}", names(folder.path()));
+    }
+}
+
+#[test]
+fn a_killed_restore_leaves_only_what_says_that_it_is_partial() {
+    let source = noise(384);
+    let folder = scratch();
+    let (child, partial) = begin(source.path(), folder.path());
+    assert_eq!(end(child, Signal::KILL), None);
+    assert_eq!(names(folder.path()), [partial.file_name().unwrap().to_str().unwrap()]);
+    let opened = Run::new("qemu-img").args(["info", "-f", "qcow2"]).arg(&partial).outcome();
+    assert_ne!(opened.code, Some(0), "half an image opens");
+}
+
+#[test]
+fn an_existing_file_is_overwritten_only_if_that_is_said() {
+    let case = Case::unpack("qmpbackup-new");
+    let folder = scratch();
+    let target = folder.path().join("disk.raw");
+    std::fs::write(&target, "somebody's").unwrap();
+    let point = "vm-root.qcow2@latest";
+    let refused = restore(&case.backups(), point, &target).outcome();
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.stderr.contains("exists: say --force"), "{}", refused.stderr);
+    assert_eq!(bytes(&target), b"somebody's");
+    restore(&case.backups(), point, &target).arg("--force").ok();
+    let wanted = &case.truth().disks.iter().find(|d| d.name == "vm-root.qcow2").unwrap();
+    let wanted = &wanted.checkpoints.last().unwrap().sha256;
+    assert_eq!(&sha256(&target), wanted);
+    // A folder: the file is named after the disk. A link: what it leads to is replaced.
+    let told = restore(&case.backups(), point, folder.path()).ok().text();
+    assert!(told.contains("/vm-root.qcow2.raw: vm-root.qcow2/INC-1795161280 of 2026-"), "{told}");
+    assert_eq!(&sha256(&folder.path().join("vm-root.qcow2.raw")), wanted);
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink("disk.raw", &link).unwrap();
+    std::fs::write(&target, "old").unwrap();
+    restore(&case.backups(), point, &link).arg("--force").ok();
+    assert!(link.is_symlink());
+    assert_eq!(&sha256(&target), wanted);
+    for wrong in ["/dev/null", "no/such/folder/disk.raw"] {
+        let refused = restore(&case.backups(), point, Path::new(wrong)).arg("--force").outcome();
+        assert_eq!(refused.code, Some(1), "{wrong}: {}", refused.stderr);
+    }
+}
+
+#[test]
+fn a_terminal_is_asked_before_anything_is_overwritten() {
+    let case = Case::unpack("qmpbackup-new");
+    let folder = scratch();
+    let target = folder.path().join("disk.raw");
+    let ask = |answer: &str| {
+        let program = env!("CARGO_BIN_EXE_qcowfs");
+        let (source, target) = (case.backups(), target.display());
+        let restore =
+            format!("{program} restore {} vm-root.qcow2@latest {target}", source.display());
+        let line = format!("(sleep 1; echo {answer}) | script -q -e -c '{restore}' /dev/null");
+        Run::new("sh").args(["-c", &line]).outcome()
+    };
+    for (answer, code) in [("n", Some(1)), ("", Some(1)), ("y", Some(0))] {
+        std::fs::write(&target, "somebody's").unwrap();
+        let outcome = ask(answer);
+        assert_eq!(outcome.code, code, "{answer}: {}", outcome.text());
+        assert!(outcome.text().contains("exists. Overwrite it? [y/N]"), "{}", outcome.text());
+        assert_eq!(bytes(&target) == b"somebody's", code == Some(1), "{answer}");
+    }
+}
+
+#[test]
+fn the_source_is_never_written_to() {
+    let case = Case::unpack("qmpbackup-new");
+    let before = SourceState::of(&case.backups());
+    let full = case.backups().join("vm-root.qcow2/FULL-1795161271-vm-root.qcow2");
+    for target in [full.clone(), case.backups().join("new.raw"), case.backups()] {
+        let run = restore(&case.backups(), "vm-root.qcow2@latest", &target);
+        let refused = run.args(["--force", "-O", "raw"]).outcome();
+        assert_eq!(refused.code, Some(1), "{target:?}");
+        assert!(refused.stderr.contains("lies in the source"), "{}", refused.stderr);
+    }
+    let refused = restore(&full, "@latest", &full).args(["--force", "-O", "raw"]).outcome();
+    assert!(refused.stderr.contains("lies in the source"), "{}", refused.stderr);
+    before.must_still_hold(&case.backups());
+}
+
+#[test]
+fn wrong_formats_are_refused_with_what_to_say() {
+    let case = Case::unpack("qmpbackup-new");
+    let folder = scratch();
+    let run = |target: &str, options: &[&str]| {
+        let target = folder.path().join(target);
+        restore(&case.backups(), "vm-root.qcow2@latest", &target).args(options).outcome()
+    };
+    for (target, options, told) in [
+        ("disk.qcow2", &[][..], "say -O qcow2"),
+        ("disk.raw", &["-c", "zstd"], "say -O qcow2"),
+        ("disk.raw", &["-O", "raw", "--compress"], "say -O qcow2"),
+    ] {
+        let refused = run(target, options);
+        assert_eq!(refused.code, Some(1), "{target} {options:?}");
+        assert!(refused.stderr.contains(told), "{}", refused.stderr);
+    }
+    assert_eq!(run("disk.raw", &["-O", "vmdk"]).code, Some(2));
+    assert!(names(folder.path()).is_empty());
+    let quiet = run("disk.qcow2", &["-q", "-O", "raw"]);
+    assert_eq!((quiet.code, quiet.text(), quiet.stderr.as_str()), (Some(0), String::new(), ""));
+}
+
+/// A loop device on a file; goes away when it goes out of scope.
+struct Loop(PathBuf);
+
+impl Loop {
+    fn of(file: &Path) -> Self {
+        let told = Run::new("losetup").args(["--find", "--show"]).arg(file).ok().text();
+        Self(told.trim().into())
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let run = Run::new("losetup").arg("-d").arg(&self.0).seconds(30);
+        // A second panic while the first one unwinds would end the whole program.
+        let _ = std::thread::spawn(move || run.outcome()).join();
+    }
+}
+
+#[test]
+fn a_block_device_reads_as_the_disk_and_behind_it_as_before() {
+    if !root_or_skip("a_block_device_reads_as_the_disk_and_behind_it_as_before") {
+        return;
+    }
+    let case = Case::unpack("qmpbackup-new");
+    let disk = case.truth().disks.iter().find(|d| d.name == "vm-root.qcow2").unwrap();
+    let wanted = disk.checkpoints.last().unwrap();
+    let size = usize::try_from(wanted.virtual_size).unwrap();
+    let folder = scratch();
+    let file = folder.path().join("device");
+    std::fs::write(&file, vec![0xa5; size + MIB]).unwrap();
+    let device = Loop::of(&file);
+    let point = "vm-root.qcow2@latest";
+    let refused = restore(&case.backups(), point, &device.0).outcome();
+    assert!(refused.stderr.contains("is a block device: say --force"), "{}", refused.stderr);
+    let refused = restore(&case.backups(), point, &device.0).args(["-f", "-O", "qcow2"]).outcome();
+    assert!(refused.stderr.contains("only a raw disk"), "{}", refused.stderr);
+    must_equal("refused", &bytes(&file), &vec![0xa5; size + MIB]);
+
+    let told = restore(&case.backups(), point, &device.0).args(["--force", "--verify"]).ok().text();
+    assert!(told.contains("1048576 bytes of the device behind it"), "{told}");
+    let mut seen = bytes(&device.0);
+    must_equal("behind the disk", &seen.split_off(size), &vec![0xa5; MIB]);
+    assert_eq!(common::content::sha256_of(&seen), wanted.sha256);
+    drop(device);
+    OpenOptions::new().write(true).open(&file).unwrap().set_len(MIB as u64).unwrap();
+    let small = Loop::of(&file);
+    let refused = restore(&case.backups(), point, &small.0).arg("--force").outcome();
+    assert!(refused.stderr.contains("has 1048576 bytes, and the disk has"), "{}", refused.stderr);
+}
+
+#[test]
+fn a_device_of_an_interrupted_restore_looks_like_no_disk_and_one_in_use_is_refused() {
+    let test = "a_device_of_an_interrupted_restore_looks_like_no_disk_and_one_in_use_is_refused";
+    if !root_or_skip(test) {
+        return;
+    }
+    let source = noise(768);
+    let folder = scratch();
+    let file = folder.path().join("device");
+    File::create(&file).unwrap().set_len((768 * MIB) as u64).unwrap();
+    Run::new("mkfs.ext4").args(["-q", "-F"]).arg(&file).ok();
+    let device = Loop::of(&file);
+    let point = folder.path().join("mounted");
+    std::fs::create_dir(&point).unwrap();
+    Run::new("mount").arg(&device.0).arg(&point).ok();
+    let refused = restore(source.path(), "@latest", &device.0).arg("--force").outcome();
+    Run::new("umount").arg(&point).ok();
+    assert!(refused.stderr.contains("in use"), "{}", refused.stderr);
+    Run::new("e2fsck").arg("-fn").arg(&device.0).ok();
+
+    let run = Run::qcowfs().args(["restore", "--force"]).arg(source.path());
+    let child = run.arg("@latest").arg(&device.0).start();
+    let head = || common::content::range(&device.0, 0, MIB);
+    assert!(holds_within(30, || head().iter().all(|byte| *byte == 0)), "the head is not cleared");
+    assert_eq!(end(child, Signal::TERM), Some(1));
+    assert!(head().iter().all(|byte| *byte == 0), "half a disk looks whole");
+    restore(source.path(), "@latest", &device.0).arg("--force").ok();
+    assert_eq!(sha256(&device.0), sha256(&source.path().join("disk")));
+}
+
+/// XFS with reflinks in a file; unmounts when it goes out of scope.
+struct Xfs {
+    point: PathBuf,
+    _folder: TempDir,
+}
+
+impl Xfs {
+    fn new() -> Self {
+        let folder = scratch();
+        let (image, point) = (folder.path().join("xfs"), folder.path().join("mounted"));
+        File::create(&image).unwrap().set_len(512 * MIB as u64).unwrap();
+        Run::new("mkfs.xfs").args(["-q", "-m", "reflink=1"]).arg(&image).ok();
+        std::fs::create_dir(&point).unwrap();
+        let xfs = Self { point, _folder: folder };
+        Run::new("mount").args(["-o", "loop"]).arg(&image).arg(&xfs.point).ok();
+        xfs
+    }
+
+    fn free(&self) -> u64 {
+        Run::new("sync").arg("-f").arg(&self.point).ok();
+        let stat = rustix::fs::statvfs(&self.point).unwrap();
+        stat.f_bfree * stat.f_frsize
+    }
+}
+
+impl Drop for Xfs {
+    fn drop(&mut self) {
+        let run = Run::new("umount").arg(&self.point).seconds(30);
+        let _ = std::thread::spawn(move || run.outcome()).join();
+    }
+}
+
+/// A chain of overlays with noise in it.
+fn chain(folder: &Path, cluster: &str) {
+    let mut prng = Prng::new(11);
+    let image = |n: usize| format!("layer{n}.qcow2");
+    for n in 0..4 {
+        let mut run = Run::new("qemu-img").folder(folder).args(["create", "-q", "-f", "qcow2"]);
+        run = run.args(["-o", &format!("cluster_size={cluster}")]);
+        if n > 0 {
+            run = run.args(["-F", "qcow2", "-b", &image(n - 1)]);
+        }
+        // A size that is no multiple of a block.
+        run.arg(image(n)).arg((64 * MIB + 512).to_string()).ok();
+        std::fs::write(folder.join("noise"), prng.bytes(65_521)).unwrap();
+        let mut run = Run::new("qemu-io").folder(folder).args(["-f", "qcow2"]);
+        for _ in 0..if n == 0 { 1 } else { 20 } {
+            let (at, len) = match n {
+                0 => (0, 64 * MIB as u64 + 512),
+                _ => (prng.below(64 << 20) / 512 * 512, (1 + prng.below(300)) * 512),
+            };
+            let len = len.min((64 << 20) + 512 - at);
+            run = run.args(["-c", &format!("write -q -s noise {at} {len}")]);
+        }
+        run.arg(image(n)).ok();
+    }
+    std::fs::remove_file(folder.join("noise")).unwrap();
+}
+
+#[test]
+fn on_one_file_system_with_reflinks_hardly_any_byte_is_written() {
+    if !root_or_skip("on_one_file_system_with_reflinks_hardly_any_byte_is_written") {
+        return;
+    }
+    let xfs = Xfs::new();
+    // Clusters that are whole blocks, and some that are not.
+    for (cluster, is_cloned) in [("65536", true), ("4096", true), ("512", false)] {
+        let source = xfs.point.join("source").join(cluster);
+        std::fs::create_dir_all(&source).unwrap();
+        chain(&source, cluster);
+        let before = SourceState::of(&source);
+        let oracle = xfs.point.join("oracle");
+        let convert = Run::new("qemu-img").args(["convert", "-O", "raw"]);
+        convert.arg(source.join("layer3.qcow2")).arg(&oracle).ok();
+        let free = xfs.free();
+        let target = xfs.point.join(format!("disk{cluster}.raw"));
+        let told = restore(&source, "layer3.qcow2", &target).arg("--verify").ok().text();
+        let taken = free.saturating_sub(xfs.free());
+        must_equal(cluster, &bytes(&target), &bytes(&oracle));
+        if is_cloned {
+            assert!(told.contains("cloned "), "{told}");
+            assert!(taken < 2 * MIB as u64, "{cluster}: {taken} bytes more\n{told}");
+        } else {
+            assert!(taken > 32 * MIB as u64, "{cluster}: {taken}");
+        }
+        before.must_still_hold(&source);
+        std::fs::remove_file(&oracle).unwrap();
+        std::fs::remove_file(&target).unwrap();
+    }
+}
