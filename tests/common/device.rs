@@ -50,7 +50,9 @@ impl Device {
         let dir = folder.path().to_path_buf();
         std::fs::copy(&file, dir.join("real")).expect("a copy");
         let shell = format!("dir={dir:?}\n");
-        let run = Run::new("nbdfuse").arg("-r").arg(&file).arg("--command").arg("nbdkit");
+        // Killed, it leaves its scripts where it made them.
+        let run = Run::new("nbdfuse").arg("-r").arg(&file).arg("--command").arg("env");
+        let run = run.arg(format!("TMPDIR={}", dir.display())).arg("nbdkit");
         let run = run.args(["-s", "-P"]).arg(dir.join("pid")).arg("eval");
         let run = run.arg(format!("get_size={shell}stat -c %s \"$dir/real\""));
         let fuse = run.arg(format!("pread={shell}{PREAD}")).start();
