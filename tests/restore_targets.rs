@@ -119,7 +119,7 @@ fn an_existing_file_is_overwritten_only_if_that_is_said() {
     restore(&case.backups(), point, &link).arg("--force").ok();
     assert!(link.is_symlink());
     assert_eq!(&sha256(&target), wanted);
-    for wrong in ["/dev/null", "no/such/folder/disk.raw"] {
+    for wrong in ["/dev/null", "no/such/folder/disk.raw", "no-such-folder/"] {
         let refused = restore(&case.backups(), point, Path::new(wrong)).arg("--force").outcome();
         assert_eq!(refused.code, Some(1), "{wrong}: {}", refused.stderr);
     }
@@ -158,6 +158,8 @@ fn the_source_is_never_written_to() {
         assert_eq!(refused.code, Some(1), "{target:?}");
         assert!(refused.stderr.contains("lies in the source"), "{}", refused.stderr);
     }
+    let refused = restore(&case.backups(), "@latest", &case.backups().join("new/vm")).outcome();
+    assert!(refused.stderr.contains("lies in the source"), "{}", refused.stderr);
     let refused = restore(&full, "@latest", &full).args(["--force", "-O", "raw"]).outcome();
     assert!(refused.stderr.contains("lies in the source"), "{}", refused.stderr);
     before.must_still_hold(&case.backups());
@@ -242,10 +244,10 @@ fn a_device_of_an_interrupted_restore_looks_like_no_disk_and_one_in_use_is_refus
     if !root_or_skip(test) {
         return;
     }
-    let source = noise(768);
+    let source = noise(512);
     let folder = scratch();
     let file = folder.path().join("device");
-    File::create(&file).unwrap().set_len((768 * MIB) as u64).unwrap();
+    File::create(&file).unwrap().set_len((512 * MIB) as u64).unwrap();
     Run::new("mkfs.ext4").args(["-q", "-F"]).arg(&file).ok();
     let device = Loop::of(&file);
     let point = folder.path().join("mounted");

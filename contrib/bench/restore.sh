@@ -54,9 +54,8 @@ timeout 900 python3 "$here/make_data.py" chain "$mib" "$increments" "$clusters"
 rm -r streams
 
 mkdir tmpfs xfs
-# Huge pages: what is measured is the copying, and not how the kernel finds half a million pages.
 mounts+=("$work/tmpfs" "$work/xfs")
-mount -t tmpfs -o "huge=always,size=$((mib + mib / 4))m" none tmpfs
+mount -t tmpfs -o "size=$((mib + mib / 4))m" none tmpfs
 truncate -s "$((mib * 4))M" xfs.img
 mkfs.xfs -q -m reflink=1 xfs.img
 mount -o loop xfs.img xfs
@@ -90,26 +89,34 @@ done
 grep -q '^ *cloned' clone.txt || die "nothing was cloned on XFS"
 qemu-img compare -q -f raw -F qcow2 xfs/disk.raw "qcow2/disk.$increments.qcow2" || die "XFS: differs"
 
+# once PLACE SOURCE DEPTH SUBJECT: one subject writes the disk of a depth to a place.
+once() {
+    local place=$1 source=$2 depth=$3 target=$1/disk.raw words
+    case $4 in
+        restore) words=("$qcowfs" restore -q "$source" "disk.$depth.qcow2" "$target") ;;
+        qemu-img) words=(qemu-img convert -O raw "$source/disk.$depth.qcow2" "$target") ;;
+        # What it takes to copy the bytes of a file, with no format at all.
+        cp) words=(cp plain "$target") ;;
+    esac
+    run "to $place at depth $depth" "$4" "$target" "${words[@]}"
+    rm "$target"
+}
+
 say "measuring"
+qemu-img convert -O raw qcow2/disk.0.qcow2 plain
+cp plain tmpfs/disk.raw
+rm tmpfs/disk.raw xfs/disk.raw
 for ((n = 1; n <= runs; n++)); do
+    subjects=(restore qemu-img)
+    # What comes first changes: what ran before must not always favour the same one.
+    ((n % 2)) || subjects=(qemu-img restore)
     for depth in 0 $increments; do
-        image="qcow2/disk.$depth.qcow2"
-        target=tmpfs/disk.raw
-        run "to tmpfs at depth $depth" restore $target "$qcowfs" restore -q qcow2 "${image#*/}" $target
-        run "to tmpfs at depth $depth" qemu-img $target qemu-img convert -O raw "$image" $target
+        for subject in "${subjects[@]}"; do
+            once tmpfs qcow2 "$depth" "$subject"
+            once xfs xfs/qcow2 "$depth" "$subject"
+        done
     done
-    # What it takes to copy the bytes of a file, with no format at all.
-    [[ -f plain ]] || qemu-img convert -O raw qcow2/disk.0.qcow2 plain
-    run "to tmpfs at depth 0" cp tmpfs/disk.raw cp plain tmpfs/disk.raw
-    rm -f tmpfs/disk.raw
-    for depth in 0 $increments; do
-        target=xfs/disk.raw
-        run "to the same XFS at depth $depth" restore $target \
-            "$qcowfs" restore -q xfs/qcow2 "disk.$depth.qcow2" $target
-        run "to the same XFS at depth $depth" qemu-img $target \
-            qemu-img convert -O raw "xfs/qcow2/disk.$depth.qcow2" $target
-    done
-    rm -f xfs/disk.raw
+    once tmpfs qcow2 0 cp
 done
 
 say ""

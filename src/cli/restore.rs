@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -128,10 +129,15 @@ impl RestoreArgs {
     }
 }
 
-/// SIGINT, SIGTERM and SIGHUP end the work and have it clean up; a second one ends the process.
+/// SIGINT, SIGTERM and SIGHUP end the work and have it clean up; a second one ends the process. What
+/// was ignored (`nohup`, a shell's background) stays so.
 fn obey_signals() -> Result<Stop> {
     let stop = Stop::default();
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    let is_ignored = |signal: i32| ignored >> (signal - 1) & 1 == 1;
+    for signal in [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !is_ignored(*signal)) {
         signal_hook::flag::register_conditional_shutdown(signal, 1, stop.flag())
             .and_then(|_| signal_hook::flag::register(signal, stop.flag()))
             .map_err(|e| Error::io("signals", e))?;
@@ -150,12 +156,21 @@ fn orders<'a>(args: &RestoreArgs, backups: &'a Backups, format: Format) -> Resul
         let name = disk.and_then(Path::file_name).unwrap_or_default();
         let within = args.target.join(file_name(&name.to_string_lossy(), format));
         let target = if args.target.is_dir() { &within } else { &args.target };
+        if args.target.as_os_str().as_bytes().ends_with(b"/") && !args.target.is_dir() {
+            let what = format!("{}: there is no such folder", args.target.display());
+            return Err(Error::Usage(what));
+        }
         return Ok(vec![order(id, target)?]);
     };
-    // What cannot be had is told before any folder is made.
+    // What cannot be had is told before any folder is made, and none is made in the source.
     for (_, id) in &all {
         backups.image(*id)?;
     }
+    let there = args.target.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
+    let there = if there.as_os_str().is_empty() { Path::new(".") } else { there };
+    let there = there.canonicalize().map_err(|e| Error::io(there, e))?;
+    let root = backups.catalog.inventory.root().path();
+    Target::New(there).refuse_within(root, args.source.source.is_dir())?;
     let folder = args.checkpoint.trim_start_matches("./").trim_start_matches('/');
     let folder = folder.rsplit_once('@').map_or("", |(folder, _)| folder);
     let mut orders = Vec::with_capacity(all.len());

@@ -2,17 +2,17 @@
 //!
 //! # The way of a byte
 //!
-//! The disk is cut into units, which a few threads take one after the other ([`units`]). Of each
+//! The disk is cut into units, which a few threads take one after the other (`units`). Of each
 //! unit the chain's map says what is data and what is a hole; data is read through the view and
-//! handed to a [`sink`], or shared with the backup's own file where both lie on one file system
-//! that can do so ([`copy`]).
+//! handed to a `sink`, or shared with the backup's own file where both lie on one file system
+//! that can do so (`copy`).
 //!
 //! # Whole or not at all
 //!
 //! A file is written under a name that says what it is, in the target's folder; only when all of it
-//! is on the disk it gets its name ([`partial`]). Of several disks none gets its name before all
+//! is on the disk it gets its name (`partial`). Of several disks none gets its name before all
 //! are done ([`Batch`]). A block device has no other name: its first MiB, where its partition table
-//! and the like are, is cleared first and written last ([`device`]).
+//! and the like are, is cleared first and written last (`device`).
 
 mod batch;
 mod copy;

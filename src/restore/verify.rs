@@ -175,3 +175,58 @@ fn first_difference(seen: &[u8], wanted: &[u8], is_hole: bool) -> u64 {
         if is_hole { Box::new(zeros) } else { Box::new(wanted.iter()) };
     seen.iter().zip(wanted).position(|(a, b)| a != b).unwrap_or(0) as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Phase;
+    use super::*;
+    use crate::extent::{Extent, HostOffset, Slot, Word};
+    use crate::layer::MemoryLayer;
+
+    struct Silent;
+
+    impl Progress for Silent {
+        fn begin(&self, _: Phase, _: u64) {}
+
+        fn tick(&self, _: u64) {}
+    }
+
+    /// A disk of 100,000 bytes, of which those from 40,000 to 50,000 are not zeros.
+    fn disk() -> DiskImage {
+        let data = Word::At(Slot::Host(HostOffset(0)));
+        let extents = [Extent { range: 40_000..50_000, word: data }];
+        let layer = MemoryLayer::new("a", 100_000, &extents, vec![7; 10_000]).unwrap();
+        let node = Node { layer: Arc::new(layer), parent: None };
+        let map = ChainMap::new(vec![node], Arc::new(MapCache::new(CACHE))).unwrap();
+        DiskImage::new(Arc::new(map), NodeId(0), 100_000)
+    }
+
+    fn verified(change: Option<usize>) -> Result<()> {
+        let mut bytes = vec![0; 100_000];
+        bytes[40_000..50_000].fill(7);
+        if let Some(at) = change {
+            bytes[at] ^= 1;
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        verify_bytes(&disk(), file.as_file(), Path::new("it"), &Stop::default(), &Silent)
+    }
+
+    #[test]
+    fn one_wrong_byte_is_found_in_data_and_in_holes() {
+        verified(None).unwrap();
+        for at in [0, 39_999, 40_000, 45_000, 49_999, 50_000, 99_999] {
+            let told = verified(Some(at)).unwrap_err().to_string();
+            assert!(told.contains(&format!("byte {at} is not")), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_ends_early_is_no_copy() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), vec![0; 45_000]).unwrap();
+        let verify =
+            verify_bytes(&disk(), file.as_file(), Path::new("it"), &Stop::default(), &Silent);
+        assert!(verify.is_err());
+    }
+}

@@ -188,9 +188,9 @@ impl Disk {
     fn at(&self, when: &str) -> Result<CheckpointId, Refusal> {
         let path = &self.path;
         match when.parse()? {
-            When::Latest => {
-                self.latest.ok_or_else(|| format!("no restore point of {path} is whole"))
-            }
+            When::Latest => self.latest.ok_or_else(|| {
+                format!("no restore point of {path} is whole: pick one by its name")
+            }),
             When::Until(end) => {
                 let backups = || self.points.iter().filter(|point| point.is_backup);
                 let newest = backups().filter(|point| point.time < end).max_by_key(|p| p.time);

@@ -82,7 +82,7 @@ fn a_time_is_that_of_the_newest_not_later_backup() {
     assert!(told.contains("the oldest is FULL-10, of 2024-01-25T10:00:00Z"), "{told}");
     assert!(self::told("vm1/sda@monday").contains("`monday` is no time"));
     let told = self::told("vm2/sda@latest");
-    assert_eq!(told, "no restore point of vm2/sda is whole");
+    assert!(told.starts_with("no restore point of vm2/sda is whole"), "{told}");
 }
 
 #[test]
