@@ -162,6 +162,9 @@ fn must_leave_alone(name: &str) {
             "fcntl" => !on_source || !call.args.contains("SETLK"),
             "ioctl" => !on_source || call.args.contains("FS_IOC_FIEMAP"),
             "execve" => path.as_deref() == Some(Path::new(env!("CARGO_BIN_EXE_qcowfs"))),
+            // A mount of one file that nobody sees, for the kernel to read it by.
+            "open_tree" => on_source && call.args.contains("OPEN_TREE_CLONE"),
+            "mount_setattr" => call.args.contains("MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOATIME"),
             "mount" | "umount2" => path.is_some(),
             _ => false,
         };
