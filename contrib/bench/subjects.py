@@ -183,6 +183,12 @@ class QcowMount(Subject):
             time.sleep(0.001)
         return path
 
+    def memory(self):
+        # It goes to the background by itself.
+        out = subprocess.run(["pgrep", "-f", "--", f"qcowmount .*{self.folder}$"], check=True,
+                             capture_output=True, text=True).stdout.split()
+        return peak(int(out[-1]))
+
     def stop(self):
         if self.folder and os.path.ismount(self.folder):
             subprocess.run(["umount", self.folder], check=False)

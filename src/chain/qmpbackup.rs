@@ -3,9 +3,14 @@
 //! Its headers name no parent; the order of the epochs in the names does. An increment stands on
 //! the newest full one or increment before it; a copy is nobody's parent.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod runs;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
+
+use runs::{Gap, Others, Runs};
 
 use super::evidence::{Basis, Evidence};
 use super::headers::HeaderLink;
@@ -34,8 +39,8 @@ pub(super) fn place(linker: &mut Linker<'_>) {
             let place = Place { disk: disk.clone(), ..plain_place(file, Parent::None) };
             linker.places.insert(id, place);
         }
+        let group = Group { disk, members, bare, others: runs.beside(disk) };
         for n in 0..members.len() {
-            let group = Group { disk, members, bare, runs: &runs };
             if let Some((member, place)) = group.place(linker, n) {
                 linker.places.insert(member, place);
             }
@@ -107,7 +112,7 @@ struct Group<'a> {
     disk: &'a DiskKey,
     members: &'a [Member],
     bare: Option<FileId>,
-    runs: &'a Runs,
+    others: Others,
 }
 
 impl Group<'_> {
@@ -198,7 +203,7 @@ impl Group<'_> {
                 self.disk.name.to_string_lossy()
             ));
         };
-        match self.runs.missing_between(self.disk, last.name.epoch, member.name.epoch) {
+        match self.others.missing_between(last.name.epoch, member.name.epoch) {
             Some(Gap { usual: true, reason }) => return Parent::Missing(reason),
             Some(Gap { usual: false, reason }) => warnings.push(reason),
             None => {}
@@ -305,77 +310,12 @@ fn raw_increment_warning(file: &FoundFile) -> String {
         .into()
 }
 
-/// Which runs of the tool each VM's disks took part in: both disks of one run share the epoch.
-struct Runs {
-    by_vm: Vec<Vec<DiskRuns>>,
-}
-
-/// The runs that one disk took part in.
-struct DiskRuns {
-    disk: DiskKey,
-    all: BTreeSet<u64>,
-    incremental: BTreeSet<u64>,
-}
-
-impl Runs {
-    fn new(disks: &Disks) -> Self {
-        let mut by_vm: BTreeMap<PathBuf, Vec<DiskRuns>> = BTreeMap::new();
-        for (disk, members) in disks {
-            let epoch = |member: &Member| member.name.epoch;
-            let increments = members.iter().filter(|member| member.name.level == QmpLevel::Inc);
-            by_vm.entry(vm_folder(disks, disk)).or_default().push(DiskRuns {
-                disk: disk.clone(),
-                all: members.iter().map(epoch).collect(),
-                incremental: increments.map(epoch).collect(),
-            });
-        }
-        Self { by_vm: by_vm.into_values().collect() }
-    }
-
-    /// What speaks against the increment at `to` standing on the backup at `from`: other disks of
-    /// the VM have an increment of a run between them. A disk that lacks most of the others' runs,
-    /// time and again, may have a schedule of its own; else its increment is missing.
-    fn missing_between(&self, disk: &DiskKey, from: u64, to: u64) -> Option<Gap> {
-        let mut vms = self.by_vm.iter();
-        let disks = vms.find(|disks| disks.iter().any(|runs| runs.disk == *disk))?;
-        let own = &disks.iter().find(|runs| runs.disk == *disk)?.all;
-        let (first, last) = (*own.first()?, *own.last()?);
-        // Disks that never took part in the same run are not of the same VM.
-        let others = disks.iter().filter(|runs| runs.disk != *disk && !runs.all.is_disjoint(own));
-        let theirs: BTreeSet<u64> =
-            others.flat_map(|runs| runs.incremental.range(first..=last).copied()).collect();
-        let lacking: Vec<u64> = theirs.difference(own).copied().collect();
-        let gaps: BTreeSet<_> = lacking.iter().map(|run| own.range(..run).next_back()).collect();
-        let missing = *theirs.difference(own).find(|&&run| from < run && run < to)?;
-        let when = jiff::Timestamp::try_from(SystemTime::UNIX_EPOCH + Duration::from_secs(missing));
-        let when = when.map_or_else(|_| missing.to_string(), |time| time.to_string());
-        if gaps.len() > 1 && lacking.len() * 2 > theirs.union(own).count() {
-            let reason = format!(
-                "other disks of this VM have an increment of the run at {when} (INC-{missing}), \
-                 this disk has none; if it was lost, what is shown here is wrong"
-            );
-            return Some(Gap { usual: false, reason });
-        }
-        let reason = format!(
-            "an increment is missing before it: the other disks of this VM have one of the run at \
-             {when} (INC-{missing}), this disk has none; without it the bytes would be wrong. If \
-             this disk was left out of that run on purpose, declare the parent in qcowfs.toml"
-        );
-        Some(Gap { usual: true, reason })
-    }
-}
-
-/// A run in which other disks took part and this one did not.
-struct Gap {
-    /// Whether this disk usually takes part in the same runs as the others.
-    usual: bool,
-    reason: String,
-}
-
 /// The folder that holds the disks of one VM: each disk has a folder of its own in it, whatever that
 /// is called, or (with `--no-subdir`) all share it.
 fn vm_folder(disks: &Disks, disk: &DiskKey) -> PathBuf {
-    let shared = disks.keys().any(|other| other.folder == disk.folder && other != disk);
+    let first = DiskKey { folder: disk.folder.clone(), name: OsString::new() };
+    let beside = disks.range(first..).take_while(|(other, _)| other.folder == disk.folder);
+    let shared = beside.take(2).count() > 1;
     match disk.folder.parent() {
         Some(parent) if !shared => parent.to_path_buf(),
         _ => disk.folder.clone(),
