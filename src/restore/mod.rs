@@ -17,6 +17,7 @@
 mod batch;
 mod copy;
 mod device;
+mod in_use;
 mod partial;
 mod qcow2;
 mod raw;

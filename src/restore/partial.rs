@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
+use super::in_use::refuse_file_in_use;
 use crate::error::{Error, Result};
 
 /// Longest name that file systems take, in bytes.
@@ -67,6 +68,10 @@ impl Partial {
 
     /// Gives it the name of its target. All of it is on the disk already.
     pub(super) fn publish(&mut self) -> Result<()> {
+        if self.replaces {
+            // A virtual machine may have been started while this was written.
+            refuse_file_in_use(&self.target)?;
+        }
         let flags = if self.replaces { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
         let renamed = match renameat_with(CWD, &self.path, CWD, &self.target, flags) {
             // Not every file system knows the flag.
@@ -174,6 +179,19 @@ mod tests {
         drop(partial);
         assert_eq!(std::fs::read(&target).unwrap(), b"somebody's");
         assert_eq!(names(folder.path()), ["disk"]);
+    }
+
+    #[test]
+    fn what_a_vm_opened_meanwhile_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("disk");
+        std::fs::write(&target, "in use").unwrap();
+        let mut partial = Partial::new(&target, true).unwrap();
+        let vm = OpenOptions::new().write(true).open(&target).unwrap();
+        rustix::fs::fcntl_lock(&vm, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+        assert!(partial.publish().unwrap_err().to_string().contains("a running VM"));
+        drop(partial);
+        assert_eq!(std::fs::read(&target).unwrap(), b"in use");
     }
 
     #[test]

@@ -5,12 +5,9 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::in_use::{refuse_device_in_use, refuse_file_in_use};
 use super::partial::folder_of;
 use crate::error::{Error, Result};
-use crate::sys;
-
-/// Where QEMU locks byte 100 + n of an image it holds permission n of (block/file-posix.c).
-const QEMU_LOCK_WRITE: i64 = 101;
 
 /// What is at the path of a target, all symbolic links followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,11 +38,13 @@ impl Target {
                 let real = path.canonicalize().map_err(fail)?;
                 let kind = real.metadata().map_err(fail)?.file_type();
                 if kind.is_file() {
-                    refuse_if_in_use(&real)?;
+                    refuse_file_in_use(&real)?;
                     Ok(Self::File(real))
                 } else if kind.is_block_device() {
-                    let end = File::open(&real).and_then(|mut file| file.seek(SeekFrom::End(0)));
-                    Ok(Self::Device(real, end.map_err(fail)?))
+                    let mut device = File::open(&real).map_err(fail)?;
+                    refuse_device_in_use(&device, &real)?;
+                    let end = device.seek(SeekFrom::End(0)).map_err(fail)?;
+                    Ok(Self::Device(real, end))
                 } else {
                     let what = "neither a regular file nor a block device";
                     Err(Error::Usage(format!("{}: {what}", path.display())))
@@ -87,18 +86,6 @@ impl Target {
     }
 }
 
-/// The virtual machine would write on to what it has open, and never see what was restored.
-fn refuse_if_in_use(path: &Path) -> Result<()> {
-    // Who may not read it may still have the right to replace it.
-    let Ok(file) = File::open(path) else { return Ok(()) };
-    if sys::is_locked(&file, QEMU_LOCK_WRITE).unwrap_or(false) {
-        let path = path.display();
-        let what = format!("{path}: a running VM has it open; stop the VM first");
-        return Err(Error::Usage(what));
-    }
-    Ok(())
-}
-
 /// Opens a device that nobody uses: not mounted, nor part of a volume group or the like.
 pub(super) fn open_device(path: &Path, device_size: u64, size: u64) -> Result<File> {
     if device_size < size {
@@ -108,11 +95,14 @@ pub(super) fn open_device(path: &Path, device_size: u64, size: u64) -> Result<Fi
     }
     let flags = i32::try_from(rustix::fs::OFlags::EXCL.bits()).unwrap_or(0);
     let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path);
-    file.map_err(|e| match e.kind() {
+    let file = file.map_err(|e| match e.kind() {
         io::ErrorKind::ResourceBusy => {
             let path = path.display();
             Error::Usage(format!("{path}: in use (mounted, or part of something: see `lsblk`)"))
         }
         _ => Error::io(path, e),
-    })
+    })?;
+    // The user may have taken his time to answer.
+    refuse_device_in_use(&file, path)?;
+    Ok(file)
 }
