@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+use super::copy::BUFFER;
 use super::partial::Partial;
 use super::sink::{Sink, UnitWriter, runs};
 use crate::error::{Error, Result};
@@ -33,7 +34,7 @@ impl<'a> RawFile<'a> {
         let block = stat.f_frsize.max(BLOCK);
         let block = if block.is_power_of_two() { block } else { BLOCK };
         let place = partial.path().to_path_buf();
-        Ok(Self { file, path, place, block: block.min(1 << 20) })
+        Ok(Self { file, path, place, block: block.min(BUFFER) })
     }
 }
 
