@@ -22,6 +22,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use common::content::bytes;
 use common::report::root_or_skip;
 use common::run::scratch;
+use common::source_state::SourceState;
 use common::watch::holds_within;
 use common::{Case, Run};
 
@@ -100,4 +101,78 @@ fn what_qemu_has_open_is_refused() {
     let _qemu = Qemu::with(&plain, folder.path(), &[]);
     must_refuse(run(&plain), "a running VM has it open");
     assert_eq!(bytes(&plain), vec![7; MIB]);
+}
+
+/// A bind mount; unmounts when it goes out of scope.
+struct Bind(PathBuf);
+
+impl Bind {
+    fn of(what: &Path, point: PathBuf) -> Self {
+        std::fs::create_dir(&point).unwrap();
+        Run::new("mount").arg("--bind").arg(what).arg(&point).ok();
+        Self(point)
+    }
+}
+
+impl Drop for Bind {
+    fn drop(&mut self) {
+        let run = Run::new("umount").arg(&self.0).seconds(30);
+        let _ = std::thread::spawn(move || run.outcome()).join();
+    }
+}
+
+#[test]
+fn the_source_is_known_by_other_names() {
+    if !root_or_skip("the_source_is_known_by_other_names") {
+        return;
+    }
+    let case = Case::unpack("qmpbackup-new");
+    let folder = scratch();
+    let full = "FULL-1795161271-vm-root.qcow2";
+    let disk = case.backups().join("vm-root.qcow2");
+    let run = |target: &Path| restore(&case.backups(), POINT, target).args(["-f", "-O", "raw"]);
+    let linked = folder.path().join("linked");
+    std::fs::hard_link(disk.join(full), &linked).unwrap();
+    must_refuse(run(&linked), "is a file of the source");
+    std::fs::remove_file(&linked).unwrap();
+    let before = SourceState::of(&case.backups());
+    {
+        let whole = Bind::of(&case.backups(), folder.path().join("whole"));
+        let part = Bind::of(&disk, folder.path().join("part"));
+        for target in [whole.0.join("new.raw"), part.0.join("new.raw"), part.0.join(full)] {
+            must_refuse(run(&target), "lies in the source");
+        }
+        must_refuse(restore(&case.backups(), "@latest", &part.0), "lies in the source");
+    }
+    let device = Loop::of(&disk.join(full));
+    must_refuse(run(&device.0), "its bytes are those of");
+    drop(device);
+    before.must_still_hold(&case.backups());
+}
+
+#[test]
+fn no_file_beneath_an_allowed_folder_is_overwritten() {
+    let case = Case::unpack("qmpbackup-new");
+    let folder = scratch();
+    let run = |target: &Path| {
+        let run = restore(&case.backups(), POINT, target).arg("--force");
+        run.arg("--allow-root").arg(folder.path())
+    };
+    let base = folder.path().join("base.raw");
+    std::fs::write(&base, "a base").unwrap();
+    must_refuse(run(&base), "beneath an --allow-root");
+    assert_eq!(bytes(&base), b"a base");
+    run(&folder.path().join("new.raw")).ok();
+}
+
+#[test]
+fn a_disk_too_large_for_an_image_is_refused() {
+    let folder = scratch();
+    let create = Run::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).folder(folder.path());
+    create.args(["-o", "cluster_size=2M", "huge.qcow2", "33P"]).ok();
+    let out = scratch();
+    let target = out.path().join("copy.qcow2");
+    let run = restore(folder.path(), "@latest", &target).args(["-O", "qcow2"]);
+    must_refuse(run, "too large for a qcow2 image");
+    assert!(out.path().read_dir().unwrap().next().is_none());
 }

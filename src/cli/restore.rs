@@ -16,7 +16,7 @@ use super::progress::Teller;
 use super::size::human_size;
 use crate::chain::catalog::CheckpointId;
 use crate::error::{Error, Result};
-use crate::restore::{Batch, Done, Format, Options, Stop, Target};
+use crate::restore::{Batch, Done, Format, Options, Protected, Stop, Target};
 use crate::tree::backups::Backups;
 use crate::tree::plan::rfc3339;
 use crate::view::DiskImage;
@@ -91,11 +91,9 @@ pub(super) fn run(args: &RestoreArgs, verbosity: Verbosity) -> Result<()> {
     let format = args.format()?;
     let stop = obey_signals()?;
     let backups = args.source.open()?;
-    let orders = orders(args, &backups, format)?;
-    for order in &orders {
-        let root = backups.catalog.inventory.root().path();
-        order.target.refuse_within(root, args.source.source.is_dir())?;
-    }
+    let protected = Protected::new(&backups.catalog.inventory, args.source.source.is_dir())?;
+    let orders = orders(args, &backups, format, &protected)?;
+    orders.iter().try_for_each(|order| protected.refuse(&order.target))?;
     confirm(&orders, args.force)?;
     let teller = Teller::new(verbosity.is_quiet());
     let options = Options { format, verify: args.verify };
@@ -145,7 +143,12 @@ fn obey_signals() -> Result<Stop> {
     Ok(stop)
 }
 
-fn orders<'a>(args: &RestoreArgs, backups: &'a Backups, format: Format) -> Result<Vec<Order<'a>>> {
+fn orders<'a>(
+    args: &RestoreArgs,
+    backups: &'a Backups,
+    format: Format,
+    protected: &Protected,
+) -> Result<Vec<Order<'a>>> {
     let order = |id: CheckpointId, target: &Path| {
         let image = backups.image(id)?;
         Ok(Order { id, name: backups.name(id), image, target: Target::look_at(target)? })
@@ -169,8 +172,7 @@ fn orders<'a>(args: &RestoreArgs, backups: &'a Backups, format: Format) -> Resul
     let there = args.target.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
     let there = if there.as_os_str().is_empty() { Path::new(".") } else { there };
     let there = there.canonicalize().map_err(|e| Error::io(there, e))?;
-    let root = backups.catalog.inventory.root().path();
-    Target::New(there).refuse_within(root, args.source.source.is_dir())?;
+    protected.refuse(&Target::New(there))?;
     let folder = args.checkpoint.trim_start_matches("./").trim_start_matches('/');
     let folder = folder.rsplit_once('@').map_or("", |(folder, _)| folder);
     let mut orders = Vec::with_capacity(all.len());

@@ -19,6 +19,7 @@ mod copy;
 mod device;
 mod in_use;
 mod partial;
+mod protected;
 mod qcow2;
 mod raw;
 mod sink;
@@ -27,6 +28,7 @@ mod units;
 mod verify;
 
 pub use batch::{Batch, Done, Options};
+pub use protected::Protected;
 pub use target::Target;
 pub use units::Stop;
 

@@ -68,22 +68,6 @@ impl Target {
             Self::Device(path, _) => Some(format!("{} is a block device", path.display())),
         }
     }
-
-    /// The source is never written to. Where it is a folder, nothing is written into it, either;
-    /// where it is one file, no other file beside it is overwritten.
-    pub fn refuse_within(&self, root: &Path, source_is_folder: bool) -> Result<()> {
-        let refused = match self {
-            Self::New(path) => source_is_folder && path.starts_with(root),
-            Self::File(path) => path.starts_with(root),
-            Self::Device(..) => false,
-        };
-        if refused {
-            let path = self.path().display();
-            let what = format!("{path}: lies in the source, which is never written to");
-            return Err(Error::Usage(what));
-        }
-        Ok(())
-    }
 }
 
 /// Opens a device that nobody uses: not mounted, nor part of a volume group or the like.
