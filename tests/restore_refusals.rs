@@ -14,10 +14,12 @@
 mod common;
 
 use std::fs::File;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 
 use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 
 use common::content::bytes;
 use common::report::root_or_skip;
@@ -175,4 +177,42 @@ fn a_disk_too_large_for_an_image_is_refused() {
     let run = restore(folder.path(), "@latest", &target).args(["-O", "qcow2"]);
     must_refuse(run, "too large for a qcow2 image");
     assert!(out.path().read_dir().unwrap().next().is_none());
+}
+
+/// Two raw disks, each in a folder of its own.
+fn two_disks() -> TempDir {
+    let folder = scratch();
+    for name in ["a", "b"] {
+        std::fs::create_dir(folder.path().join(name)).unwrap();
+        std::fs::write(folder.path().join(name).join("disk"), vec![b'x'; MIB]).unwrap();
+    }
+    let declared = ["a", "b"].map(|name| format!("[image.\"{name}/disk\"]\nformat = \"raw\"\n"));
+    std::fs::write(folder.path().join("qcowfs.toml"), declared.concat()).unwrap();
+    folder
+}
+
+#[test]
+fn no_folder_is_made_for_what_is_refused() {
+    let source = two_disks();
+    let before = SourceState::of(source.path());
+    let out = scratch();
+    let run = |target: PathBuf| restore(source.path(), "@latest", &target);
+    // The second of two disks would be written into the source.
+    symlink(source.path(), out.path().join("b")).unwrap();
+    must_refuse(run(out.path().into()), "lies in the source");
+    assert!(!out.path().join("a").exists());
+    let name = source.path().file_name().unwrap();
+    must_refuse(run(out.path().join("none/../..").join(name).join("new")), "is not there");
+    assert!(!out.path().join("none").exists());
+    // Both go to one file, or to one that is to be.
+    std::fs::remove_file(out.path().join("b")).unwrap();
+    std::fs::create_dir(out.path().join("a")).unwrap();
+    symlink("a", out.path().join("b")).unwrap();
+    must_refuse(run(out.path().into()), "two disks would be written to it");
+    std::fs::write(out.path().join("a/disk.raw"), "old").unwrap();
+    must_refuse(run(out.path().into()).arg("--force"), "two disks would be written to it");
+    assert_eq!(bytes(&out.path().join("a/disk.raw")), b"old");
+    before.must_still_hold(source.path());
+    run(out.path().join("new/vm")).ok();
+    assert_eq!(bytes(&out.path().join("new/vm/b/disk.raw")), vec![b'x'; MIB]);
 }

@@ -2,7 +2,8 @@
 
 use super::copy::{Copied, copy};
 use super::device::Device;
-use super::partial::Partial;
+use super::folders::NewFolders;
+use super::partial::{Partial, folder_of};
 use super::qcow2::Qcow2File;
 use super::raw::RawFile;
 use super::sink::Sink;
@@ -43,12 +44,22 @@ pub struct Batch {
     options: Options,
     stop: Stop,
     partials: Vec<Partial>,
+    /// They come after the files, which go away first.
+    folders: NewFolders,
 }
 
 impl Batch {
     /// Nothing yet. `stop` ends it before its time.
     pub fn new(options: Options, stop: Stop) -> Self {
-        Self { options, stop, partials: Vec::new() }
+        Self { options, stop, partials: Vec::new(), folders: NewFolders::default() }
+    }
+
+    /// Makes the folders that targets are to be in. They go away if nothing comes to be in them.
+    pub fn make_folders<'a>(&mut self, targets: impl Iterator<Item = &'a Target>) -> Result<()> {
+        for target in targets {
+            self.folders.make(folder_of(target.path()))?;
+        }
+        Ok(())
     }
 
     /// Writes a disk, but does not give a file its name yet.

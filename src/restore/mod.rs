@@ -17,6 +17,7 @@
 mod batch;
 mod copy;
 mod device;
+mod folders;
 mod in_use;
 mod partial;
 mod protected;

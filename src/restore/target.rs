@@ -1,9 +1,10 @@
 //! What a disk is to be written to.
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Component, Path, PathBuf};
 
 use super::in_use::{refuse_device_in_use, refuse_file_in_use};
 use super::partial::folder_of;
@@ -51,6 +52,63 @@ impl Target {
                 }
             }
         }
+    }
+
+    /// Looks at a path whose folders may be yet to be made.
+    pub fn look_ahead(path: &Path) -> Result<Self> {
+        let folder = folder_of(path);
+        let is_missing = |folder: &Path| match folder.symlink_metadata() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(e) => Err(Error::io(folder, e)),
+            Ok(_) => Ok(false),
+        };
+        let mut there = folder;
+        while is_missing(there)? {
+            there = folder_of(there);
+        }
+        if there == folder {
+            return Self::look_at(path);
+        }
+        let rest = path.strip_prefix(there).unwrap_or(path);
+        if rest.components().any(|part| !matches!(part, Component::Normal(_))) {
+            let what = format!("{}: leads through a folder that is not there", path.display());
+            return Err(Error::Usage(what));
+        }
+        let real = there.canonicalize().map_err(|e| Error::io(there, e))?;
+        Ok(Self::New(real.join(rest)))
+    }
+
+    /// Refuses targets of which two are one and the same.
+    pub fn refuse_same<'a>(targets: impl Iterator<Item = &'a Self>) -> Result<()> {
+        let mut seen: HashMap<_, &Path> = HashMap::new();
+        for target in targets {
+            let path = target.path();
+            if let Some(other) = seen.insert(target.identity()?, path) {
+                let (path, other) = (path.display(), other.display());
+                let what = format!("{path}: two disks would be written to it (also as {other})");
+                return Err(Error::Usage(what));
+            }
+        }
+        Ok(())
+    }
+
+    /// What it is, by whatever name: numbers, and a name where nothing has any yet.
+    fn identity(&self) -> Result<(bool, u64, u64, PathBuf)> {
+        let stat = |path: &Path| path.metadata().map_err(|e| Error::io(path, e));
+        Ok(match self {
+            Self::Device(path, _) => (true, stat(path)?.rdev(), 0, PathBuf::new()),
+            Self::File(path) => {
+                let stat = stat(path)?;
+                (false, stat.dev(), stat.ino(), PathBuf::new())
+            }
+            Self::New(path) => {
+                let folder = path.ancestors().skip(1).find(|folder| folder.exists());
+                let folder = folder.unwrap_or(Path::new("/"));
+                let rest = path.strip_prefix(folder).unwrap_or(path).to_path_buf();
+                let stat = stat(folder)?;
+                (false, stat.dev(), stat.ino(), rest)
+            }
+        })
     }
 
     /// Where it is.
