@@ -216,3 +216,24 @@ fn no_folder_is_made_for_what_is_refused() {
     run(out.path().join("new/vm")).ok();
     assert_eq!(bytes(&out.path().join("new/vm/b/disk.raw")), vec![b'x'; MIB]);
 }
+
+#[test]
+fn a_device_is_left_alone_where_the_disk_would_fail_half_way() {
+    if !root_or_skip("a_device_is_left_alone_where_the_disk_would_fail_half_way") {
+        return;
+    }
+    let case = Case::unpack("qmpbackup-new");
+    let full = case.backups().join("vm-root.qcow2/FULL-1795161271-vm-root.qcow2");
+    std::fs::remove_file(full).unwrap();
+    let folder = scratch();
+    let file = folder.path().join("device");
+    std::fs::write(&file, vec![0xa5; 512 * MIB]).unwrap();
+    let device = Loop::of(&file);
+    let run = |missing| {
+        let run = restore(&case.backups(), "vm-root.qcow2/INC-1795161280", &device.0);
+        run.args(["--force", "--missing", missing])
+    };
+    must_refuse(run("eio"), "nothing is written, for ");
+    assert!(bytes(&device.0).iter().all(|byte| *byte == 0xa5), "it was written to");
+    run("zero").ok();
+}

@@ -16,7 +16,7 @@ use super::progress::Teller;
 use super::size::human_size;
 use crate::chain::catalog::CheckpointId;
 use crate::error::{Error, Result};
-use crate::restore::{Batch, Done, Format, Options, Protected, Stop, Target};
+use crate::restore::{Batch, Done, Format, Options, Protected, Stop, Target, refuse_lost};
 use crate::tree::backups::Backups;
 use crate::tree::plan::rfc3339;
 use crate::view::DiskImage;
@@ -95,6 +95,7 @@ pub(super) fn run(args: &RestoreArgs, verbosity: Verbosity) -> Result<()> {
     let orders = orders(args, &backups, format)?;
     orders.iter().try_for_each(|order| protected.refuse(&order.target))?;
     Target::refuse_same(orders.iter().map(|order| &order.target))?;
+    orders.iter().try_for_each(|order| refuse_lost(order.image, &order.target))?;
     confirm(&orders, args.force)?;
     let teller = Teller::new(verbosity.is_quiet());
     let options = Options { format, verify: args.verify };

@@ -28,7 +28,7 @@ mod target;
 mod units;
 mod verify;
 
-pub use batch::{Batch, Done, Options};
+pub use batch::{Batch, Done, Options, refuse_lost};
 pub use protected::Protected;
 pub use target::Target;
 pub use units::Stop;
