@@ -89,7 +89,6 @@ struct Order<'a> {
 
 pub(super) fn run(args: &RestoreArgs, verbosity: Verbosity) -> Result<()> {
     let format = args.format()?;
-    let stop = obey_signals()?;
     let backups = args.source.open()?;
     let protected = Protected::new(&backups.catalog.inventory, args.source.source.is_dir())?;
     let orders = orders(args, &backups, format)?;
@@ -97,6 +96,8 @@ pub(super) fn run(args: &RestoreArgs, verbosity: Verbosity) -> Result<()> {
     Target::refuse_same(orders.iter().map(|order| &order.target))?;
     orders.iter().try_for_each(|order| refuse_lost(order.image, &order.target))?;
     confirm(&orders, args.force)?;
+    // Until here nothing is there to clean up, and who waits for an answer would see no signal.
+    let stop = obey_signals()?;
     let teller = Teller::new(verbosity.is_quiet());
     let options = Options { format, verify: args.verify };
     let done = write(&orders, options, stop, &teller);
