@@ -13,6 +13,10 @@
 //! is on the disk it gets its name (`partial`). Of several disks none gets its name before all
 //! are done ([`Batch`]). A block device has no other name: its first MiB, where its partition table
 //! and the like are, is cleared first and written last (`device`).
+//!
+//! # What is not written to
+//!
+//! What QEMU has open (`in_use`), and the source by whatever name ([`Protected`]).
 
 mod batch;
 mod copy;

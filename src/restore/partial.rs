@@ -153,7 +153,7 @@ fn create(target: &Path) -> Result<(File, PathBuf)> {
 fn partial_name(target: &Path, number: u32) -> OsString {
     let mut end = format!(".qcowfs-partial-{}", std::process::id());
     if number > 0 {
-        end += &format!("-{number}");
+        end = format!("{end}-{number}");
     }
     let name = target.file_name().unwrap_or_default().as_bytes();
     let cut = name.len().min(LONGEST - 1 - end.len());
