@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::mem::{size_of, zeroed};
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 
 use rustix::mount::{OpenTreeFlags, open_tree};
@@ -113,13 +114,13 @@ pub(crate) fn clone_range(
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Whether another process holds a lock on this byte of the file.
-pub(crate) fn is_locked(file: &File, byte: i64) -> io::Result<bool> {
+/// Whether another process holds a lock on any of these bytes of the file.
+pub(crate) fn is_locked(file: &File, bytes: Range<i64>) -> io::Result<bool> {
     // SAFETY: all-zero bytes are a valid value of this plain-data structure.
     let mut lock: libc::flock = unsafe { zeroed() };
     (lock.l_type, lock.l_whence) = (WRITE_LOCK, FROM_START);
-    lock.l_start = byte;
-    lock.l_len = 1;
+    lock.l_start = bytes.start;
+    lock.l_len = bytes.end - bytes.start;
     // SAFETY: the descriptor is open for as long as `file` is borrowed; F_OFD_GETLK reads and
     // writes this one structure, whose `l_pid` is 0 as it must be.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) };

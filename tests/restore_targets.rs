@@ -135,15 +135,18 @@ fn a_terminal_is_asked_before_anything_is_overwritten() {
         let (source, target) = (case.backups(), target.display());
         let restore =
             format!("{program} restore {} vm-root.qcow2@latest {target}", source.display());
-        let line = format!("(sleep 1; echo {answer}) | script -q -e -c '{restore}' /dev/null");
+        let line = format!("(sleep 1; {answer}) | script -q -e -c '{restore}' /dev/null");
         Run::new("sh").args(["-c", &line]).outcome()
     };
-    for (answer, code) in [("n", Some(1)), ("", Some(1)), ("y", Some(0))] {
+    // The last one is Ctrl-C, which is no answer: it ends the program.
+    let interrupt = "printf '\\003'; sleep 3; echo n";
+    let answers = [("echo n", 1), ("echo", 1), ("echo y", 0), (interrupt, 128 + 2)];
+    for (answer, code) in answers.map(|(answer, code)| (answer, Some(code))) {
         std::fs::write(&target, "somebody's").unwrap();
         let outcome = ask(answer);
         assert_eq!(outcome.code, code, "{answer}: {}", outcome.text());
         assert!(outcome.text().contains("exists. Overwrite it? [y/N]"), "{}", outcome.text());
-        assert_eq!(bytes(&target) == b"somebody's", code == Some(1), "{answer}");
+        assert_eq!(bytes(&target) == b"somebody's", code != Some(0), "{answer}");
     }
 }
 
@@ -258,12 +261,17 @@ fn a_device_of_an_interrupted_restore_looks_like_no_disk_and_one_in_use_is_refus
     assert!(refused.stderr.contains("in use"), "{}", refused.stderr);
     Run::new("e2fsck").arg("-fn").arg(&device.0).ok();
 
-    let run = Run::qcowfs().args(["restore", "--force"]).arg(source.path());
-    let child = run.arg("@latest").arg(&device.0).start();
+    let said = folder.path().join("said");
+    let run =
+        Run::new("sh").args(["-c", "said=$1; shift; exec \"$@\" 2> \"$said\"", "sh"]).arg(&said);
+    let run = run.arg(env!("CARGO_BIN_EXE_qcowfs")).args(["restore", "--force"]);
+    let child = run.arg(source.path()).arg("@latest").arg(&device.0).start();
     let head = || common::content::range(&device.0, 0, MIB);
     assert!(holds_within(30, || head().iter().all(|byte| *byte == 0)), "the head is not cleared");
     assert_eq!(end(child, Signal::TERM), Some(1));
     assert!(head().iter().all(|byte| *byte == 0), "half a disk looks whole");
+    let said = std::fs::read_to_string(said).unwrap();
+    assert!(said.contains("holds no usable disk now"), "{said}");
     restore(source.path(), "@latest", &device.0).arg("--force").ok();
     assert_eq!(sha256(&device.0), sha256(&source.path().join("disk")));
 }

@@ -16,7 +16,7 @@ use super::progress::Teller;
 use super::size::human_size;
 use crate::chain::catalog::CheckpointId;
 use crate::error::{Error, Result};
-use crate::restore::{Batch, Done, Format, Options, Stop, Target};
+use crate::restore::{Batch, Done, Format, Options, Protected, Stop, Target, refuse_lost};
 use crate::tree::backups::Backups;
 use crate::tree::plan::rfc3339;
 use crate::view::DiskImage;
@@ -89,14 +89,15 @@ struct Order<'a> {
 
 pub(super) fn run(args: &RestoreArgs, verbosity: Verbosity) -> Result<()> {
     let format = args.format()?;
-    let stop = obey_signals()?;
     let backups = args.source.open()?;
+    let protected = Protected::new(&backups.catalog.inventory, args.source.source.is_dir())?;
     let orders = orders(args, &backups, format)?;
-    for order in &orders {
-        let root = backups.catalog.inventory.root().path();
-        order.target.refuse_within(root, args.source.source.is_dir())?;
-    }
+    orders.iter().try_for_each(|order| protected.refuse(&order.target))?;
+    Target::refuse_same(orders.iter().map(|order| &order.target))?;
+    orders.iter().try_for_each(|order| refuse_lost(order.image, &order.target))?;
     confirm(&orders, args.force)?;
+    // Until here nothing is there to clean up, and who waits for an answer would see no signal.
+    let stop = obey_signals()?;
     let teller = Teller::new(verbosity.is_quiet());
     let options = Options { format, verify: args.verify };
     let done = write(&orders, options, stop, &teller);
@@ -146,9 +147,9 @@ fn obey_signals() -> Result<Stop> {
 }
 
 fn orders<'a>(args: &RestoreArgs, backups: &'a Backups, format: Format) -> Result<Vec<Order<'a>>> {
-    let order = |id: CheckpointId, target: &Path| {
+    let order = |id: CheckpointId, target: Target| {
         let image = backups.image(id)?;
-        Ok(Order { id, name: backups.name(id), image, target: Target::look_at(target)? })
+        Ok(Order { id, name: backups.name(id), image, target })
     };
     let Some(all) = backups.names.pick_all(&args.checkpoint).map_err(Error::Usage)? else {
         let id = backups.pick(&args.checkpoint)?;
@@ -160,17 +161,8 @@ fn orders<'a>(args: &RestoreArgs, backups: &'a Backups, format: Format) -> Resul
             let what = format!("{}: there is no such folder", args.target.display());
             return Err(Error::Usage(what));
         }
-        return Ok(vec![order(id, target)?]);
+        return Ok(vec![order(id, Target::look_at(target)?)?]);
     };
-    // What cannot be had is told before any folder is made, and none is made in the source.
-    for (_, id) in &all {
-        backups.image(*id)?;
-    }
-    let there = args.target.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
-    let there = if there.as_os_str().is_empty() { Path::new(".") } else { there };
-    let there = there.canonicalize().map_err(|e| Error::io(there, e))?;
-    let root = backups.catalog.inventory.root().path();
-    Target::New(there).refuse_within(root, args.source.source.is_dir())?;
     let folder = args.checkpoint.trim_start_matches("./").trim_start_matches('/');
     let folder = folder.rsplit_once('@').map_or("", |(folder, _)| folder);
     let mut orders = Vec::with_capacity(all.len());
@@ -182,9 +174,8 @@ fn orders<'a>(args: &RestoreArgs, backups: &'a Backups, format: Format) -> Resul
             let what = format!("{}: two disks would have this name", target.display());
             return Err(Error::Usage(what));
         }
-        let parent = target.parent().unwrap_or(&args.target);
-        std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
-        orders.push(order(id, &target)?);
+        let target = Target::look_ahead(&target)?;
+        orders.push(order(id, target)?);
     }
     Ok(orders)
 }
@@ -223,6 +214,7 @@ fn write(
     teller: &Teller,
 ) -> Result<(Vec<Done>, Vec<Duration>)> {
     let mut batch = Batch::new(options, stop);
+    batch.make_folders(orders.iter().map(|order| &order.target))?;
     let (mut done, mut took) = (Vec::new(), Vec::new());
     for order in orders {
         let start = Instant::now();

@@ -1,8 +1,11 @@
 //! One disk or several that belong together: all of them, or none.
 
+use std::path::Path;
+
 use super::copy::{Copied, copy};
 use super::device::Device;
-use super::partial::Partial;
+use super::folders::NewFolders;
+use super::partial::{Partial, folder_of};
 use super::qcow2::Qcow2File;
 use super::raw::RawFile;
 use super::sink::Sink;
@@ -43,12 +46,22 @@ pub struct Batch {
     options: Options,
     stop: Stop,
     partials: Vec<Partial>,
+    /// They come after the files, which go away first.
+    folders: NewFolders,
 }
 
 impl Batch {
     /// Nothing yet. `stop` ends it before its time.
     pub fn new(options: Options, stop: Stop) -> Self {
-        Self { options, stop, partials: Vec::new() }
+        Self { options, stop, partials: Vec::new(), folders: NewFolders::default() }
+    }
+
+    /// Makes the folders that targets are to be in. They go away if nothing comes to be in them.
+    pub fn make_folders<'a>(&mut self, targets: impl Iterator<Item = &'a Target>) -> Result<()> {
+        for target in targets {
+            self.folders.make(folder_of(target.path()))?;
+        }
+        Ok(())
     }
 
     /// Writes a disk, but does not give a file its name yet.
@@ -67,8 +80,9 @@ impl Batch {
                 }
                 let size = image.size();
                 let file = open_device(path, *device_size, size)?;
-                let sink = Device::new(&file, path.clone(), size)?;
-                let copied = self.fill(image, &sink, progress)?;
+                let copied = Device::new(&file, path.clone(), size, &self.stop)
+                    .and_then(|sink| self.fill(image, &sink, progress))
+                    .map_err(|e| spoiled(path, &e))?;
                 self.verify(image, progress, || {
                     verify_bytes(image, &file, path, &self.stop, progress)
                 })?;
@@ -115,8 +129,8 @@ impl Batch {
         progress.begin(Phase::Copy, image.size());
         let copied = copy(image, sink, &self.stop, progress)?;
         progress.begin(Phase::Sync, 0);
-        sink.finish()?;
         self.stop.check()?;
+        sink.finish()?;
         Ok(copied)
     }
 
@@ -149,4 +163,24 @@ impl Batch {
         }
         self.partials.iter().try_for_each(Partial::sync_name)
     }
+}
+
+/// Refuses a disk of which something is lost that would fail half way: of a file nothing is left
+/// then, but what was on a device would be gone.
+pub fn refuse_lost(image: &DiskImage, target: &Target) -> Result<()> {
+    let Target::Device(path, _) = target else { return Ok(()) };
+    if image.lost_reads() == LostReads::Zeros {
+        return Ok(());
+    }
+    let Some(lost) = image.lost().filter(|lost| lost.bytes > 0) else { return Ok(()) };
+    let (path, bytes) = (path.display(), lost.bytes);
+    Err(Error::Usage(format!(
+        "{path}: nothing is written, for {bytes} bytes of the disk are lost: see `qcowfs map`; \
+         `--missing zero` restores the rest with zeros in their place"
+    )))
+}
+
+/// What was on the device is gone, and what was to be there is not.
+fn spoiled(path: &Path, error: &Error) -> Error {
+    Error::Usage(format!("{error}; {} holds no usable disk now", path.display()))
 }

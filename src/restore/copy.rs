@@ -11,8 +11,9 @@ use crate::extent::Fault;
 use crate::source::Cloned;
 use crate::view::{Content, DiskImage, Part};
 
-/// Bytes read at a time: they are still in the processor's cache when they are written.
-const BUFFER: u64 = 256 << 10;
+/// Bytes read at a time: they are still in the processor's cache when they are written. No sink
+/// takes larger multiples.
+pub(super) const BUFFER: u64 = 256 << 10;
 
 /// Bytes that the kernel is asked to copy at a time.
 const SEND: u64 = 128 << 10;

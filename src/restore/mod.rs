@@ -13,11 +13,18 @@
 //! is on the disk it gets its name (`partial`). Of several disks none gets its name before all
 //! are done ([`Batch`]). A block device has no other name: its first MiB, where its partition table
 //! and the like are, is cleared first and written last (`device`).
+//!
+//! # What is not written to
+//!
+//! What QEMU has open (`in_use`), and the source by whatever name ([`Protected`]).
 
 mod batch;
 mod copy;
 mod device;
+mod folders;
+mod in_use;
 mod partial;
+mod protected;
 mod qcow2;
 mod raw;
 mod sink;
@@ -25,7 +32,8 @@ mod target;
 mod units;
 mod verify;
 
-pub use batch::{Batch, Done, Options};
+pub use batch::{Batch, Done, Options, refuse_lost};
+pub use protected::Protected;
 pub use target::Target;
 pub use units::Stop;
 

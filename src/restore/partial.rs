@@ -9,12 +9,15 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
+use super::in_use::refuse_file_in_use;
 use crate::error::{Error, Result};
 
 /// Longest name that file systems take, in bytes.
 const LONGEST: usize = 255;
 /// Nobody else reads what is in a disk, unless its owner says so.
 const MODE: u32 = 0o600;
+/// Leftovers of one process number that are worked around.
+const MOST_LEFT: u32 = 1000;
 
 /// A file under a name of its own, which goes away unless it gets that of its target.
 #[derive(Debug)]
@@ -30,10 +33,7 @@ pub(super) struct Partial {
 impl Partial {
     /// An empty file beside `target`. What it replaces has its owner and mode.
     pub(super) fn new(target: &Path, replaces: bool) -> Result<Self> {
-        let path = target.with_file_name(partial_name(target));
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create_new(true).mode(MODE);
-        let file = options.open(&path).map_err(|e| Error::io(&path, e))?;
+        let (file, path) = create(target)?;
         let partial =
             Self { file, path, target: target.to_path_buf(), replaces, is_published: false };
         if replaces {
@@ -67,6 +67,15 @@ impl Partial {
 
     /// Gives it the name of its target. All of it is on the disk already.
     pub(super) fn publish(&mut self) -> Result<()> {
+        if self.replaces {
+            // A virtual machine may have been started while this was written.
+            refuse_file_in_use(&self.target)?;
+        }
+        if !self.is_ours(&self.path) {
+            let path = self.path.display();
+            let what = format!("{path}: somebody replaced or removed it; nothing was restored");
+            return Err(Error::Usage(what));
+        }
         let flags = if self.replaces { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
         let renamed = match renameat_with(CWD, &self.path, CWD, &self.target, flags) {
             // Not every file system knows the flag.
@@ -78,6 +87,13 @@ impl Partial {
         Ok(())
     }
 
+    /// Whether this is the name of our file, and of no other that somebody put there.
+    fn is_ours(&self, path: &Path) -> bool {
+        let of = |stat: std::fs::Metadata| (stat.dev(), stat.ino());
+        let ours = self.file.metadata().map(of).ok();
+        ours.is_some() && ours == path.symlink_metadata().map(of).ok()
+    }
+
     fn rename_unless_there(&self) -> io::Result<()> {
         if !self.replaces && self.target.symlink_metadata().is_ok() {
             return Err(io::ErrorKind::AlreadyExists.into());
@@ -87,7 +103,7 @@ impl Partial {
 
     /// Takes the name back, if nothing had it before.
     pub(super) fn withdraw(&mut self) {
-        if self.is_published && !self.replaces {
+        if self.is_published && !self.replaces && self.is_ours(&self.target) {
             // It is only tried: that it failed before is what the user is told.
             let _gone = std::fs::remove_file(&self.target);
         }
@@ -107,7 +123,7 @@ impl Partial {
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        if !self.is_published {
+        if !self.is_published && self.is_ours(&self.path) {
             // Whoever cannot remove it is told by its name what it is.
             let _gone = std::fs::remove_file(&self.path);
         }
@@ -119,9 +135,26 @@ pub(super) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// `.NAME.qcowfs-partial-PID`, the name cut where that is too long.
-fn partial_name(target: &Path) -> OsString {
-    let end = format!(".qcowfs-partial-{}", std::process::id());
+/// An empty file beside `target`. What a killed process of the same number left stays there.
+fn create(target: &Path) -> Result<(File, PathBuf)> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true).mode(MODE);
+    let mut number = 0;
+    loop {
+        let path = target.with_file_name(partial_name(target, number));
+        match options.open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && number < MOST_LEFT => number += 1,
+            other => return Ok((other.map_err(|e| Error::io(&path, e))?, path)),
+        }
+    }
+}
+
+/// `.NAME.qcowfs-partial-PID`, the name cut where that is too long; the next ones end in `-1`, `-2`.
+fn partial_name(target: &Path, number: u32) -> OsString {
+    let mut end = format!(".qcowfs-partial-{}", std::process::id());
+    if number > 0 {
+        end = format!("{end}-{number}");
+    }
     let name = target.file_name().unwrap_or_default().as_bytes();
     let cut = name.len().min(LONGEST - 1 - end.len());
     let name = name.get(..cut).unwrap_or_default();
@@ -174,6 +207,41 @@ mod tests {
         drop(partial);
         assert_eq!(std::fs::read(&target).unwrap(), b"somebody's");
         assert_eq!(names(folder.path()), ["disk"]);
+    }
+
+    #[test]
+    fn what_a_vm_opened_meanwhile_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("disk");
+        std::fs::write(&target, "in use").unwrap();
+        let mut partial = Partial::new(&target, true).unwrap();
+        let vm = OpenOptions::new().write(true).open(&target).unwrap();
+        rustix::fs::fcntl_lock(&vm, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+        assert!(partial.publish().unwrap_err().to_string().contains("a running VM"));
+        drop(partial);
+        assert_eq!(std::fs::read(&target).unwrap(), b"in use");
+    }
+
+    #[test]
+    fn only_its_own_file_gets_the_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("disk");
+        let mut partial = Partial::new(&target, false).unwrap();
+        std::fs::remove_file(partial.path()).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", partial.path()).unwrap();
+        assert!(partial.publish().unwrap_err().to_string().contains("somebody replaced"));
+        assert!(!target.is_symlink());
+    }
+
+    #[test]
+    fn a_leftover_of_the_same_process_number_is_in_nobodys_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("disk");
+        let left = folder.path().join(partial_name(&target, 0));
+        std::fs::write(&left, "half a disk").unwrap();
+        Partial::new(&target, false).unwrap().publish().unwrap();
+        assert!(target.exists());
+        assert_eq!(std::fs::read(&left).unwrap(), b"half a disk");
     }
 
     #[test]

@@ -20,14 +20,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use self::pack::Packer;
+use super::copy::BUFFER;
 use super::sink::{Sink, UnitWriter, runs};
 use super::units::UNIT;
 use crate::error::{Error, Result};
 
 /// The usual cluster size.
 const LEAST_BITS: u32 = 16;
-/// The largest of any image.
-const MOST_BITS: u32 = 21;
+/// What is read at a time has to be whole clusters: larger ones are not written.
+const MOST_BITS: u32 = BUFFER.ilog2();
 /// As QEMU has it.
 const MOST_L1_ENTRIES: u64 = (32 << 20) / 8;
 /// The cluster belongs to this entry alone.
@@ -57,7 +58,11 @@ impl<'a> Qcow2File<'a> {
     pub(super) fn new(file: &'a File, path: PathBuf, size: u64, compressed: bool) -> Result<Self> {
         let fits = |bits: &u32| size.div_ceil(reach(*bits)) <= MOST_L1_ENTRIES;
         let bits = (LEAST_BITS..=MOST_BITS).find(fits).ok_or_else(|| {
-            Error::Usage(format!("a disk of {size} bytes is too large for a qcow2 image"))
+            let most = MOST_L1_ENTRIES * reach(MOST_BITS);
+            Error::Usage(format!(
+                "a disk of {size} bytes is too large for a qcow2 image, which takes up to {most}: \
+                 say -O raw"
+            ))
         })?;
         Ok(Self {
             file,
@@ -224,5 +229,23 @@ impl UnitWriter for Qcow2Unit<'_> {
             return Ok(());
         }
         self.sink.write_entries(self.first, &self.entries)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clusters_are_never_larger_than_what_is_read_at_a_time() {
+        let file = tempfile::tempfile().unwrap();
+        let image = |size| Qcow2File::new(&file, "it".into(), size, false);
+        let granularity = |size| image(size).unwrap().granularity();
+        assert_eq!(granularity(0), 64 << 10);
+        assert_eq!(granularity(2 << 50), 64 << 10);
+        assert_eq!(granularity((2 << 50) + 1), 128 << 10);
+        assert_eq!(granularity(32 << 50), BUFFER);
+        let told = image((32 << 50) + 1).err().unwrap().to_string();
+        assert!(told.contains("say -O raw"), "{told}");
     }
 }

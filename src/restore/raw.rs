@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+use super::copy::BUFFER;
 use super::partial::Partial;
 use super::sink::{Sink, UnitWriter, runs};
 use crate::error::{Error, Result};
@@ -19,8 +21,6 @@ pub(super) struct RawFile<'a> {
     file: &'a File,
     /// What it will be called.
     path: PathBuf,
-    /// What it is called now.
-    place: PathBuf,
     block: u64,
 }
 
@@ -32,8 +32,7 @@ impl<'a> RawFile<'a> {
         let stat = rustix::fs::fstatvfs(file).map_err(|e| Error::io(&path, e))?;
         let block = stat.f_frsize.max(BLOCK);
         let block = if block.is_power_of_two() { block } else { BLOCK };
-        let place = partial.path().to_path_buf();
-        Ok(Self { file, path, place, block: block.min(1 << 20) })
+        Ok(Self { file, path, block: block.min(BUFFER) })
     }
 }
 
@@ -90,7 +89,9 @@ impl UnitWriter for RawUnit<'_> {
 
     fn send(&mut self, file: &dyn Source, from: u64, range: Range<u64>) -> Result<u64> {
         if self.own.is_none() {
-            self.own = File::options().write(true).open(&self.sink.place).ok();
+            // Not by its name: in a folder of others that may lead elsewhere by now.
+            let same = format!("/proc/self/fd/{}", self.sink.file.as_raw_fd());
+            self.own = File::options().write(true).open(same).ok();
         }
         let Some(own) = &self.own else { return Ok(0) };
         file.send_to(from..from + (range.end - range.start), own, range.start)
@@ -98,5 +99,30 @@ impl UnitWriter for RawUnit<'_> {
 
     fn finish(self: Box<Self>) -> Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::{LocalFiles, Roots};
+
+    #[test]
+    fn nothing_is_sent_to_what_took_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("from"), [7; 4096]).unwrap();
+        std::fs::write(at("victim"), "somebody's").unwrap();
+        let partial = Partial::new(&at("disk"), false).unwrap();
+        let sink = RawFile::new(&partial, 4096).unwrap();
+        std::fs::remove_file(partial.path()).unwrap();
+        std::os::unix::fs::symlink(at("victim"), partial.path()).unwrap();
+        let roots = Roots::open(folder.path(), &[]).unwrap();
+        let from = LocalFiles::new(roots).open("from".as_ref()).unwrap();
+        let sent = sink.unit(0..4096).send(&from, 0, 0..4096).unwrap();
+        assert_eq!(std::fs::read(at("victim")).unwrap(), b"somebody's");
+        let mut seen = vec![0; usize::try_from(sent).unwrap()];
+        partial.file().read_exact_at(&mut seen, 0).unwrap();
+        assert!(seen.iter().all(|byte| *byte == 7));
     }
 }

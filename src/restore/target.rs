@@ -1,16 +1,14 @@
 //! What a disk is to be written to.
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Component, Path, PathBuf};
 
+use super::in_use::{refuse_device_in_use, refuse_file_in_use};
 use super::partial::folder_of;
 use crate::error::{Error, Result};
-use crate::sys;
-
-/// Where QEMU locks byte 100 + n of an image it holds permission n of (block/file-posix.c).
-const QEMU_LOCK_WRITE: i64 = 101;
 
 /// What is at the path of a target, all symbolic links followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,17 +39,76 @@ impl Target {
                 let real = path.canonicalize().map_err(fail)?;
                 let kind = real.metadata().map_err(fail)?.file_type();
                 if kind.is_file() {
-                    refuse_if_in_use(&real)?;
+                    refuse_file_in_use(&real)?;
                     Ok(Self::File(real))
                 } else if kind.is_block_device() {
-                    let end = File::open(&real).and_then(|mut file| file.seek(SeekFrom::End(0)));
-                    Ok(Self::Device(real, end.map_err(fail)?))
+                    let mut device = File::open(&real).map_err(fail)?;
+                    refuse_device_in_use(&device, &real)?;
+                    let end = device.seek(SeekFrom::End(0)).map_err(fail)?;
+                    Ok(Self::Device(real, end))
                 } else {
                     let what = "neither a regular file nor a block device";
                     Err(Error::Usage(format!("{}: {what}", path.display())))
                 }
             }
         }
+    }
+
+    /// Looks at a path whose folders may be yet to be made.
+    pub fn look_ahead(path: &Path) -> Result<Self> {
+        let folder = folder_of(path);
+        let is_missing = |folder: &Path| match folder.symlink_metadata() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(e) => Err(Error::io(folder, e)),
+            Ok(_) => Ok(false),
+        };
+        let mut there = folder;
+        while is_missing(there)? {
+            there = folder_of(there);
+        }
+        if there == folder {
+            return Self::look_at(path);
+        }
+        let rest = path.strip_prefix(there).unwrap_or(path);
+        if rest.components().any(|part| !matches!(part, Component::Normal(_))) {
+            let what = format!("{}: leads through a folder that is not there", path.display());
+            return Err(Error::Usage(what));
+        }
+        let real = there.canonicalize().map_err(|e| Error::io(there, e))?;
+        Ok(Self::New(real.join(rest)))
+    }
+
+    /// Refuses targets of which two are one and the same.
+    pub fn refuse_same<'a>(targets: impl Iterator<Item = &'a Self>) -> Result<()> {
+        let mut seen: HashMap<_, &Path> = HashMap::new();
+        for target in targets {
+            let path = target.path();
+            if let Some(other) = seen.insert(target.identity()?, path) {
+                let (path, other) = (path.display(), other.display());
+                let what = format!("{path}: two disks would be written to it (also as {other})");
+                return Err(Error::Usage(what));
+            }
+        }
+        Ok(())
+    }
+
+    /// What it is, by whatever name: numbers, and a name where nothing has any yet.
+    fn identity(&self) -> Result<(bool, u64, u64, PathBuf)> {
+        let stat = |path: &Path| path.metadata().map_err(|e| Error::io(path, e));
+        Ok(match self {
+            Self::Device(path, _) => (true, stat(path)?.rdev(), 0, PathBuf::new()),
+            Self::File(path) => {
+                let stat = stat(path)?;
+                (false, stat.dev(), stat.ino(), PathBuf::new())
+            }
+            Self::New(path) => {
+                let folder = path.ancestors().skip(1).find(|folder| folder.exists());
+                let folder = folder.unwrap_or(Path::new("/"));
+                let rest = path.strip_prefix(folder).unwrap_or(path).to_path_buf();
+                let stat = stat(folder)?;
+                (false, stat.dev(), stat.ino(), rest)
+            }
+        })
     }
 
     /// Where it is.
@@ -69,34 +126,6 @@ impl Target {
             Self::Device(path, _) => Some(format!("{} is a block device", path.display())),
         }
     }
-
-    /// The source is never written to. Where it is a folder, nothing is written into it, either;
-    /// where it is one file, no other file beside it is overwritten.
-    pub fn refuse_within(&self, root: &Path, source_is_folder: bool) -> Result<()> {
-        let refused = match self {
-            Self::New(path) => source_is_folder && path.starts_with(root),
-            Self::File(path) => path.starts_with(root),
-            Self::Device(..) => false,
-        };
-        if refused {
-            let path = self.path().display();
-            let what = format!("{path}: lies in the source, which is never written to");
-            return Err(Error::Usage(what));
-        }
-        Ok(())
-    }
-}
-
-/// The virtual machine would write on to what it has open, and never see what was restored.
-fn refuse_if_in_use(path: &Path) -> Result<()> {
-    // Who may not read it may still have the right to replace it.
-    let Ok(file) = File::open(path) else { return Ok(()) };
-    if sys::is_locked(&file, QEMU_LOCK_WRITE).unwrap_or(false) {
-        let path = path.display();
-        let what = format!("{path}: a running VM has it open; stop the VM first");
-        return Err(Error::Usage(what));
-    }
-    Ok(())
 }
 
 /// Opens a device that nobody uses: not mounted, nor part of a volume group or the like.
@@ -108,11 +137,14 @@ pub(super) fn open_device(path: &Path, device_size: u64, size: u64) -> Result<Fi
     }
     let flags = i32::try_from(rustix::fs::OFlags::EXCL.bits()).unwrap_or(0);
     let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path);
-    file.map_err(|e| match e.kind() {
+    let file = file.map_err(|e| match e.kind() {
         io::ErrorKind::ResourceBusy => {
             let path = path.display();
             Error::Usage(format!("{path}: in use (mounted, or part of something: see `lsblk`)"))
         }
         _ => Error::io(path, e),
-    })
+    })?;
+    // The user may have taken his time to answer.
+    refuse_device_in_use(&file, path)?;
+    Ok(file)
 }

@@ -25,7 +25,7 @@ const RESERVED_DESCRIPTORS: u64 = 64;
 const MOST_DESCRIPTORS: u64 = 8192;
 
 /// Where QEMU locks byte 100 + n of an image it holds permission n of (block/file-posix.c).
-const QEMU_LOCK_WRITE: i64 = 101;
+const QEMU_LOCK_WRITE: Range<i64> = 101..102;
 
 /// The open files of one source, at most as many as the process may have.
 #[derive(Debug)]

@@ -55,6 +55,11 @@ impl Roots {
         !self.allowed.is_empty()
     }
 
+    /// The folders outside of it whose files may be opened.
+    pub fn allowed(&self) -> impl Iterator<Item = &SourceRoot> {
+        self.allowed.iter().map(|allowed| &allowed.root)
+    }
+
     /// Where `name` leads from `folder`. Nothing is opened for that.
     pub fn locate(&self, folder: &Path, name: &Path) -> Located {
         let folder = self.source.path().join(folder);
@@ -103,8 +108,7 @@ impl Roots {
 
     /// The nearest allowed folder that holds the file at an absolute path, and the rest of it.
     fn holding<'a>(&self, path: &'a Path) -> Option<(&SourceRoot, &'a Path)> {
-        let roots = self.allowed.iter().map(|allowed| &allowed.root);
-        roots
+        self.allowed()
             .filter_map(|root| Some((root, path.strip_prefix(root.path()).ok()?)))
             .min_by_key(|(_, within)| within.as_os_str().len())
     }

@@ -181,7 +181,7 @@ fn whole(file: &mut File) -> Vec<u8> {
 /// The Debian package that has a program.
 fn package_of(program: &str) -> &str {
     match program {
-        "qemu-img" | "qemu-io" => "qemu-utils",
+        "qemu-img" | "qemu-io" | "qemu-nbd" => "qemu-utils",
         "fusermount3" => "fuse3",
         "debugfs" | "e2fsck" | "mkfs.ext4" | "filefrag" => "e2fsprogs",
         "mkfs.xfs" => "xfsprogs",
