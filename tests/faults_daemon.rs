@@ -319,7 +319,9 @@ fn a_descriptor_of_the_view_outlives_its_killed_daemon_with_errors() {
     let image = served.image(1);
     let file: File = open(&image, How::Direct);
     served.kill();
-    assert_eq!(within(LIMIT, "a read", move || page(&file, 1)), Err(libc::ENOTCONN));
+    let read = within(LIMIT, "a read", move || page(&file, 1));
+    // A request that reached the daemon before its end is aborted with it.
+    assert!([Err(libc::ENOTCONN), Err(libc::ECONNABORTED)].contains(&read), "{read:?}");
     let gone = within(LIMIT, "stat", move || Path::new(&image).metadata().map(drop));
     assert_eq!(gone.err().and_then(|e| e.raw_os_error()), Some(libc::ENOTCONN));
     served.mount.qcowfs().args(["umount", "--lazy"]).arg(served.mount.point()).ok();
