@@ -80,3 +80,17 @@ impl DiskImage {
         Some(lost)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_ranges_than_the_list_holds_are_counted_to_the_byte() {
+        let mut lost = Lost::default();
+        for start in (0..3000).step_by(2) {
+            lost.push(LostRange { range: start..start + 1, depth: 1, fault: Fault::Lost });
+        }
+        assert_eq!((lost.bytes, lost.ranges.len(), lost.more), (1500, Lost::MOST_RANGES, 500));
+    }
+}
