@@ -8,6 +8,7 @@ mod content;
 mod handles;
 mod passthrough;
 mod refusals;
+mod waiting;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -252,7 +253,7 @@ impl Filesystem for View {
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -262,12 +263,14 @@ impl Filesystem for View {
         reply: ReplyData,
     ) {
         let Some(file) = self.files.get(handle) else { return reply.error(Errno::EBADF) };
+        let direct = flags.0 & libc::O_DIRECT != 0;
+        let reply = if direct { waiting::hold(request.pid(), reply) } else { Some(reply) };
         content::read(&file.file, offset, size, |piece| {
+            let Some(reply) = reply.or_else(waiting::take) else { return };
             let Some(fault) = piece.fault else { return reply.data(piece.bytes) };
             self.log_fault(ino, format_args!("cannot read {size} bytes at {offset}"), &fault);
             // A short reply to a buffered read would make the kernel take the file for shorter.
             // It asks again page by page instead, so only the unreadable pages are lost.
-            let direct = flags.0 & libc::O_DIRECT != 0;
             if direct && !piece.bytes.is_empty() {
                 reply.data(piece.bytes);
             } else {

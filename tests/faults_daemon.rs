@@ -166,6 +166,24 @@ fn a_dead_mount_of_another_program_is_left_alone() {
     served.mount.unmount();
 }
 
+/// A stopped daemon is not a dead one: its readers get their bytes when it goes on. Nobody who asks
+/// it something waits for that.
+#[test]
+fn a_mount_over_the_view_of_a_stopped_daemon_is_refused_and_does_not_wait() {
+    let served = Served::new(User::Own);
+    let daemon = served.mount.daemon();
+    kill_process(daemon, Signal::STOP).expect("a signal to the daemon");
+    // The limit of the command is shorter than what a test may take for a hung mount.
+    let outcome = served.command().outcome();
+    kill_process(daemon, Signal::CONT).expect("a signal to the daemon");
+    assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("already mounted"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("qcowfs umount"), "{}", outcome.stderr);
+    assert_eq!(mounted_times(served.mount.point()), 1);
+    served.must_be_right();
+    served.mount.unmount();
+}
+
 #[test]
 fn a_busy_view_is_not_unmounted_and_it_is_said_how_to_find_who_uses_it() {
     let served = Served::new(User::Own);

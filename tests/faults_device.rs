@@ -17,6 +17,8 @@ use std::ops::Range;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::Child;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -26,7 +28,7 @@ use common::device::Device;
 use common::layered::Layered;
 use common::mount::lives;
 use common::paged::{BOTH, How, PAGE, must_be_right, must_read};
-use common::run::scratch;
+use common::run::{Outcome, scratch};
 use common::watch::within;
 use common::{Mount, Run, View};
 
@@ -178,14 +180,13 @@ fn waiting_reader(chain: &Chain, how: &str) -> Child {
     reader
 }
 
-#[test]
-fn a_buffered_reader_dies_of_a_signal_while_the_device_does_not_answer() {
+fn must_die_of_a_signal(how: &str) {
     for signal in [Signal::INT, Signal::TERM, Signal::KILL] {
         let chain = Chain::with_device_under(0);
-        let mut reader = waiting_reader(&chain, "buffered");
+        let mut reader = waiting_reader(&chain, how);
         kill_process(Pid::from_child(&reader), signal).expect("a signal to the reader");
         let status = within(20, "the end of a reader", move || reader.wait()).expect("its end");
-        assert_eq!(status.signal(), Some(signal.as_raw()), "{status:?}");
+        assert_eq!(status.signal(), Some(signal.as_raw()), "{how}: {status:?}");
         chain.device.heal();
         chain.must_all_be_right();
         chain.mount.unmount();
@@ -193,17 +194,13 @@ fn a_buffered_reader_dies_of_a_signal_while_the_device_does_not_answer() {
 }
 
 #[test]
-fn a_direct_reader_dies_of_a_signal_as_soon_as_the_device_answers() {
-    for signal in [Signal::INT, Signal::TERM, Signal::KILL] {
-        let chain = Chain::with_device_under(0);
-        let mut reader = waiting_reader(&chain, "direct");
-        kill_process(Pid::from_child(&reader), signal).expect("a signal to the reader");
-        chain.device.heal();
-        let status = within(20, "the end of a reader", move || reader.wait()).expect("its end");
-        assert_eq!(status.signal(), Some(signal.as_raw()), "{status:?}");
-        chain.must_all_be_right();
-        chain.mount.unmount();
-    }
+fn a_buffered_reader_dies_of_a_signal_while_the_device_does_not_answer() {
+    must_die_of_a_signal("buffered");
+}
+
+#[test]
+fn a_direct_reader_dies_of_a_signal_while_the_device_does_not_answer() {
+    must_die_of_a_signal("direct");
 }
 
 /// Reads a page with a handler for SIGINT that does not have the call go on, and says what the
@@ -221,31 +218,49 @@ got = libc.pread(file, ctypes.c_void_p(at), ctypes.c_size_t(4096), ctypes.c_long
 print(got, ctypes.get_errno() if got < 0 else 0, page[:16].hex())
 "#;
 
-#[test]
-fn a_reader_that_catches_a_signal_gets_its_bytes_or_eintr_and_never_eio() {
-    for how in ["direct", "buffered"] {
-        let chain = Chain::with_device_under(0);
-        let image = chain.image(0);
-        chain.device.stick();
-        let reader = Run::new("python3").args(["-c", CATCHER]).arg(&image).arg(how);
-        let (send, receive) = std::sync::mpsc::channel();
-        std::thread::spawn(move || send.send(reader.outcome()));
-        chain.device.must_be_waited_for();
-        for pid in readers_of(&image) {
-            for _ in 0..3 {
-                kill_process(pid, Signal::INT).expect("a signal to the reader");
-            }
+/// Such a reader of a device that does not answer, with the channel that tells what it says.
+fn waiting_catcher(chain: &Chain, how: &str) -> Receiver<Outcome> {
+    let image = chain.image(0);
+    chain.device.stick();
+    let reader = Run::new("python3").args(["-c", CATCHER]).arg(&image).arg(how);
+    let (send, receive) = channel();
+    std::thread::spawn(move || send.send(reader.outcome()));
+    chain.device.must_be_waited_for();
+    for pid in readers_of(&image) {
+        for _ in 0..3 {
+            kill_process(pid, Signal::INT).expect("a signal to the reader");
         }
-        chain.device.heal();
-        let outcome = receive.recv_timeout(std::time::Duration::from_secs(30)).expect("its end");
-        let page = &chain.layers.disks[0][1500 * PAGE..];
-        let said = outcome.text();
-        let right = format!("4096 0 {}\n", hex(&page[..16]));
-        let interrupted = format!("-1 {} {}\n", libc::EINTR, "00".repeat(16));
-        assert!(said == right || said == interrupted, "{how}: {said}{}", outcome.stderr);
-        chain.must_all_be_right();
-        chain.mount.unmount();
     }
+    receive
+}
+
+fn must_say(said: &Receiver<Outcome>, wanted: &str) {
+    let outcome = said.recv_timeout(Duration::from_secs(30)).expect("the reader's end");
+    assert_eq!(outcome.text(), wanted, "{}", outcome.stderr);
+}
+
+#[test]
+fn a_direct_reader_that_catches_a_signal_is_interrupted_while_the_device_does_not_answer() {
+    let chain = Chain::with_device_under(0);
+    let said = waiting_catcher(&chain, "direct");
+    must_say(&said, &format!("-1 {} {}\n", libc::EINTR, "00".repeat(16)));
+    chain.device.heal();
+    chain.must_all_be_right();
+    chain.mount.unmount();
+}
+
+/// As on every file system: the kernel does not let it go, and what it gets are its bytes.
+#[test]
+fn a_buffered_reader_that_catches_a_signal_gets_its_bytes_when_the_device_answers() {
+    let chain = Chain::with_device_under(0);
+    let said = waiting_catcher(&chain, "buffered");
+    let early = said.recv_timeout(Duration::from_secs(2)).map(|outcome| outcome.text());
+    assert_eq!(early, Err(RecvTimeoutError::Timeout));
+    chain.device.heal();
+    let page = &chain.layers.disks[0][1500 * PAGE..];
+    must_say(&said, &format!("4096 0 {}\n", hex(&page[..16])));
+    chain.must_all_be_right();
+    chain.mount.unmount();
 }
 
 /// The processes that have `image` among their arguments.

@@ -2,9 +2,10 @@
 
 use crate::bases::{MIB, OVERLAY, V3, content};
 use crate::common::qcow2_editor::Editor;
-use crate::extensions::{backing_name, extensions};
+use crate::common::report::root_or_skip;
+use crate::extensions::{BACKING_FORMAT, backing_name, extensions};
 use crate::row::Outcome::{self, LikeQemu, Sound};
-use crate::row::{DISK, Made, Row, Rows, refused};
+use crate::row::{DISK, Device, Made, Row, Rows, refused};
 
 pub(crate) fn rows(rows: &mut Rows) {
     rows.group("backing name");
@@ -43,13 +44,40 @@ fn outside(rows: &mut Rows) {
     // Links are never followed, not even within the source.
     let row = named(rows, "a link within the source", b"link.qcow2", missing.clone()).stricter();
     row.file("link.qcow2", link("base.qcow2"));
-    named(rows, "a FIFO", b"fifo", missing.clone()).no_qemu().file("fifo", Made::Fifo);
+    special(rows);
     let row = named(rows, "a folder of that name", b"folder.qcow2", missing.clone());
     row.file("folder.qcow2", Made::Folder);
     let row = named(rows, "a link to the outside instead", b"base.qcow2", missing.clone());
     row.no_qemu().file("base.qcow2", link("/etc/passwd"));
     let row = named(rows, "a path through a link", b"link/base.qcow2", missing);
     row.stricter().file("link", link("."));
+}
+
+/// What is no regular file is not even opened, whatever it is called and would hold. As a raw base
+/// nothing in its bytes could be wrong.
+fn special(rows: &mut Rows) {
+    let devices = [
+        ("a character device", Made::Device(Device::Zero)),
+        ("a block device", Made::Device(Device::Loop)),
+    ];
+    let mut made = vec![("a FIFO", Made::Fifo), ("a socket", Made::Socket)];
+    if root_or_skip("the rows of device nodes as backing files") {
+        made.extend(devices);
+    }
+    for (what, made) in made {
+        let format = named_raw("base.raw");
+        let row =
+            rows.add(what, &OVERLAY, format, refused("its backing file base.raw is no regular"));
+        row.no_qemu().file("base.raw", made);
+    }
+}
+
+/// Names a raw backing file.
+fn named_raw(name: &str) -> impl FnOnce(&mut Editor) {
+    move |i| {
+        extensions(i, &[(BACKING_FORMAT, b"raw")]);
+        backing_name(i, name.as_bytes());
+    }
 }
 
 fn loops(rows: &mut Rows) {

@@ -5,7 +5,7 @@ use crate::common::qcow2_editor::Editor;
 use crate::row::Outcome::{self, LikeQemu, Sound};
 use crate::row::{Made, Row, Rows, refused, refused_at};
 
-const BACKING_FORMAT: u32 = 0xe279_2aca;
+pub(crate) const BACKING_FORMAT: u32 = 0xe279_2aca;
 const DATA_FILE_NAME: u32 = 0x4441_5441;
 const LUKS: u32 = 0x0537_be77;
 const BITMAPS: u32 = 0x2385_2875;

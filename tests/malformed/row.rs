@@ -47,6 +47,18 @@ pub(crate) enum Made {
     Link(PathBuf),
     Folder,
     Fifo,
+    Socket,
+    /// Only root can make one.
+    Device(Device),
+}
+
+/// Device nodes that answer whoever opens them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Device {
+    /// The character device that reads as zeros for ever.
+    Zero,
+    /// The first loop device, a block device.
+    Loop,
 }
 
 /// What is expected of the image's own state, or of a snapshot.

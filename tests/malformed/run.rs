@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::os::unix::net::UnixListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use crate::common::Run;
 use crate::common::run::scratch;
 use crate::look::{Disk, Seen, look};
-use crate::row::{Made, Outcome, Qemu, Row, Wanted};
+use crate::row::{Device, Made, Outcome, Qemu, Row, Wanted};
 
 /// Seconds that a row may take.
 const LIMIT: u64 = 60;
@@ -66,6 +67,14 @@ pub(crate) fn make(row: &Row, source: &Path) {
             Made::Link(target) => std::os::unix::fs::symlink(target, &path).expect("a link"),
             Made::Folder => std::fs::create_dir(&path).expect("a folder"),
             Made::Fifo => drop(Run::new("mkfifo").arg(&path).ok()),
+            Made::Socket => drop(UnixListener::bind(&path).expect("a socket")),
+            Made::Device(device) => {
+                let kind = match device {
+                    Device::Zero => ["c", "1", "5"],
+                    Device::Loop => ["b", "7", "0"],
+                };
+                Run::new("mknod").arg(&path).args(kind).ok();
+            }
         }
     }
 }
