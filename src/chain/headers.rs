@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::path::{Component, Path, PathBuf};
 
 use super::evidence::{Basis, Evidence};
@@ -37,6 +37,8 @@ pub(super) enum HeaderLink {
 pub(super) struct Finder<'a> {
     inventory: &'a Inventory,
     by_name: HashMap<&'a OsStr, Vec<FileId>>,
+    /// What lies in the source and is not read, and why.
+    unread: HashMap<&'a Path, &'a str>,
 }
 
 impl<'a> Finder<'a> {
@@ -45,7 +47,9 @@ impl<'a> Finder<'a> {
         for (id, file) in inventory.files().filter(|(_, file)| !file.is_outside()) {
             by_name.entry(file.name()).or_default().push(id);
         }
-        Self { inventory, by_name }
+        let skipped = inventory.skipped().iter();
+        let unread = skipped.map(|s| (s.path.as_path(), s.reason.as_str())).collect();
+        Self { inventory, by_name, unread }
     }
 
     /// The backing files of all images.
@@ -130,22 +134,8 @@ impl<'a> Finder<'a> {
 
     fn missing(&self, image: &FoundFile, path: &Path, what: &str) -> String {
         let name = path.file_name().unwrap_or_default();
-        let folder = image.folder();
-        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
         let mut reason = format!("its {what} {} is missing: ", path.display());
-        let outside = why_missing(self.inventory, image.folder(), path);
-        let is_outside = outside.is_some();
-        reason.extend(outside);
-        if !is_outside || path.is_absolute() {
-            let _ = write!(
-                reason,
-                "{}there is no {:?} in the folder {:?} of this source{}",
-                if is_outside { "; " } else { "" },
-                name.to_string_lossy(),
-                folder.to_string_lossy(),
-                if is_outside { "" } else { ", nor under its own path" },
-            );
-        }
+        reason += &self.looked_for(image, path);
         let others = self.by_name.get(name).into_iter().flatten();
         if let Some(&other) =
             others.into_iter().find(|&&id| self.inventory.file(id).path != image.path)
@@ -161,6 +151,28 @@ impl<'a> Finder<'a> {
             reason += "; if you know what it stands on, declare that in qcowfs.toml";
         }
         reason
+    }
+
+    /// What was found where the file should be.
+    fn looked_for(&self, image: &FoundFile, path: &Path) -> String {
+        let roots = self.inventory.roots();
+        if let Located::Source(here) = roots.locate(image.folder(), path)
+            && let Some(why) = self.unread.get(here.as_path())
+        {
+            return format!("{:?} is there, but is not read: {why}", here.to_string_lossy());
+        }
+        let folder = image.folder();
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        let not_here = format!(
+            "there is no {:?} in the folder {:?} of this source",
+            path.file_name().unwrap_or_default().to_string_lossy(),
+            folder.to_string_lossy(),
+        );
+        match why_missing(self.inventory, image.folder(), path) {
+            Some(outside) if path.is_relative() => outside,
+            Some(outside) => format!("{outside}; {not_here}"),
+            None => format!("{not_here}, nor under its own path"),
+        }
     }
 }
 

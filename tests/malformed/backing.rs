@@ -42,7 +42,8 @@ fn outside(rows: &mut Rows) {
     let row = named(rows, "a link out of the source", b"link.qcow2", missing.clone()).no_qemu();
     row.file("link.qcow2", link("/etc/passwd"));
     // Links are never followed, not even within the source.
-    let row = named(rows, "a link within the source", b"link.qcow2", missing.clone()).stricter();
+    let not_followed = refused("\"link.qcow2\" is there, but is not read: a symbolic link");
+    let row = named(rows, "a link within the source", b"link.qcow2", not_followed).stricter();
     row.file("link.qcow2", link("base.qcow2"));
     special(rows);
     let row = named(rows, "a folder of that name", b"folder.qcow2", missing.clone());
@@ -66,8 +67,12 @@ fn special(rows: &mut Rows) {
     }
     for (what, made) in made {
         let format = named_raw("base.raw");
-        let row =
-            rows.add(what, &OVERLAY, format, refused("its backing file base.raw is no regular"));
+        let row = rows.add(
+            what,
+            &OVERLAY,
+            format,
+            refused("\"base.raw\" is there, but is not read: neither a file nor a folder"),
+        );
         row.no_qemu().file("base.raw", made);
     }
 }
