@@ -1,9 +1,11 @@
-//! Whether QEMU has a target open.
+//! Whether somebody has a target open: QEMU, by its locks; for a device anybody who writes to it.
 
 use std::fs::File;
 use std::ops::Range;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
+use super::sysfs::overlapping;
 use crate::error::{Error, Result};
 use crate::sys;
 
@@ -32,4 +34,49 @@ fn refuse_locked(file: &File, locks: Range<i64>, path: &Path) -> Result<()> {
         return Err(Error::Usage(what));
     }
     Ok(())
+}
+
+/// Refuses a device that another process has open for writing. QEMU holds no device for itself, and its
+/// locks are those of the node that it opened: libvirt gives each machine nodes of its own. Who is
+/// not root sees only his own processes.
+pub(super) fn refuse_device_written(number: u64, path: &Path) -> Result<()> {
+    let numbers = overlapping(number);
+    let own = std::process::id().to_string();
+    let processes = Path::new("/proc").read_dir().into_iter().flatten().flatten();
+    for process in processes {
+        let name = process.file_name().to_string_lossy().into_owned();
+        if name.starts_with(|c: char| c.is_ascii_digit())
+            && name != own
+            && writes_to(&process.path(), |number| numbers.contains(&number))
+        {
+            let program = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            let (path, program) = (path.display(), program.trim());
+            return Err(Error::Usage(format!(
+                "{path}: {program} (process {name}) has it open for writing; stop that first"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a process has a block device of such a number open for writing.
+fn writes_to(process: &Path, is_meant: impl Fn(u64) -> bool) -> bool {
+    let open = process.join("fd").read_dir().into_iter().flatten().flatten();
+    open.into_iter().any(|open| {
+        // What lies elsewhere is not asked what it is: a dead network share would not answer.
+        let is_device = || std::fs::read_link(open.path()).is_ok_and(|to| to.starts_with("/dev"));
+        let is_meant = || {
+            let stat = std::fs::metadata(open.path());
+            stat.is_ok_and(|stat| stat.file_type().is_block_device() && is_meant(stat.rdev()))
+        };
+        is_device() && is_meant() && is_writable(&process.join("fdinfo").join(open.file_name()))
+    })
+}
+
+/// Whether `/proc/PID/fdinfo/N` says so.
+fn is_writable(info: &Path) -> bool {
+    let text = std::fs::read_to_string(info).unwrap_or_default();
+    let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
+    let flags = flags.and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok());
+    flags.is_some_and(|flags| flags & rustix::fs::OFlags::ACCMODE.bits() != 0)
 }
