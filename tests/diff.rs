@@ -156,10 +156,27 @@ fn one_point_does_not_differ_from_itself_and_a_write_is_found_where_it_was() {
     let json = diff(folder.path(), Path::new(&c), Path::new(&b), &["--content"]);
     assert_eq!(json["ranges"][0]["a"], "zero");
     assert_eq!(json["ranges"][0]["b"], "nothing");
+    // Each layer of a chain is a disk by itself here, and the same disk all the same.
+    assert_eq!(json["same_disk"], true);
     let run = Run::qcowfs().arg("diff").arg(folder.path()).arg(&a).arg(&b).arg("--content");
     let text = run.ok().text();
     assert!(text.contains("64.5 KiB differ, in 2 ranges"), "{text}");
     assert!(text.contains("A: a/a (8 MiB)"), "{text}");
+}
+
+#[test]
+fn points_of_two_disks_are_told_apart() {
+    let case = Case::unpack("qmpbackup-new");
+    let run = |b: &str| {
+        let run = Run::qcowfs().args(["diff", "--json"]).arg(case.backups());
+        let told = run.arg("vm-root.qcow2@2026-11-20T07:54:31Z").arg(b).ok();
+        let json: Value = serde_json::from_slice(&told.stdout).expect("JSON");
+        (json["same_disk"].as_bool(), told.stderr)
+    };
+    assert_eq!(run("vm-root.qcow2@latest"), (Some(true), String::new()));
+    let (same, note) = run("vm-data.qcow2@latest");
+    assert_eq!(same, Some(false));
+    assert!(note.contains("note: these are two disks, vm-root.qcow2 and vm-data.qcow2"), "{note}");
 }
 
 #[test]

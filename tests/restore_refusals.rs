@@ -105,18 +105,53 @@ fn what_qemu_has_open_is_refused() {
     assert_eq!(bytes(&plain), vec![7; MIB]);
 }
 
-/// A bind mount; unmounts when it goes out of scope.
-struct Bind(PathBuf);
+#[test]
+fn a_device_that_somebody_writes_to_is_refused_whatever_locks_he_has() {
+    if !root_or_skip("a_device_that_somebody_writes_to_is_refused_whatever_locks_he_has") {
+        return;
+    }
+    let case = Case::unpack("qmpbackup-new");
+    let folder = scratch();
+    let file = folder.path().join("device");
+    File::create(&file).unwrap().set_len(512 * MIB as u64).unwrap();
+    let device = Loop::of(&file);
+    let run = || restore(&case.backups(), POINT, &device.0).arg("--force");
+    let open = |how: &str| {
+        // Said once the device is open.
+        let said = folder.path().join("open");
+        let _none = std::fs::remove_file(&said);
+        let line = format!("exec 3{how}\"$1\"; : > \"$2\"; exec sleep 300");
+        let writer = Run::new("sh").args(["-c", &line, "sh"]).arg(&device.0).arg(&said).start();
+        let writer = Qemu(writer);
+        assert!(holds_within(30, || said.exists()), "nobody opens the device");
+        writer
+    };
+    for how in ["<>", ">>"] {
+        let _writer = open(how);
+        must_refuse(run(), "sleep (process ");
+    }
+    assert!(bytes(&file).iter().all(|byte| *byte == 0), "it was written to");
+    // The file behind it, which a virtual machine has open.
+    {
+        let _qemu = Qemu::with(&file, folder.path(), &[]);
+        must_refuse(run(), "a running VM has open");
+    }
+    let _reader = open("<");
+    run().ok();
+}
 
-impl Bind {
-    fn of(what: &Path, point: PathBuf) -> Self {
+/// A bind mount of a folder; unmounts when it goes out of scope.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn bind(what: &Path, point: PathBuf) -> Self {
         std::fs::create_dir(&point).unwrap();
         Run::new("mount").arg("--bind").arg(what).arg(&point).ok();
         Self(point)
     }
 }
 
-impl Drop for Bind {
+impl Drop for Mounted {
     fn drop(&mut self) {
         let run = Run::new("umount").arg(&self.0).seconds(30);
         let _ = std::thread::spawn(move || run.outcome()).join();
@@ -139,8 +174,8 @@ fn the_source_is_known_by_other_names() {
     std::fs::remove_file(&linked).unwrap();
     let before = SourceState::of(&case.backups());
     {
-        let whole = Bind::of(&case.backups(), folder.path().join("whole"));
-        let part = Bind::of(&disk, folder.path().join("part"));
+        let whole = Mounted::bind(&case.backups(), folder.path().join("whole"));
+        let part = Mounted::bind(&disk, folder.path().join("part"));
         for target in [whole.0.join("new.raw"), part.0.join("new.raw"), part.0.join(full)] {
             must_refuse(run(&target), "lies in the source");
         }
@@ -149,6 +184,10 @@ fn the_source_is_known_by_other_names() {
     let device = Loop::of(&disk.join(full));
     must_refuse(run(&device.0), "its bytes are those of");
     drop(device);
+    // The standard output, too.
+    let into = Run::new("sh").args(["-c", "\"$1\" restore \"$2\" \"$3\" - >> \"$4\"", "sh"]);
+    let into = into.arg(env!("CARGO_BIN_EXE_qcowfs")).arg(case.backups()).arg(POINT);
+    must_refuse(into.arg(disk.join(full)), "in the source, which is never written to");
     before.must_still_hold(&case.backups());
 }
 
@@ -177,6 +216,63 @@ fn a_disk_too_large_for_an_image_is_refused() {
     let run = restore(folder.path(), "@latest", &target).args(["-O", "qcow2"]);
     must_refuse(run, "too large for a qcow2 image");
     assert!(out.path().read_dir().unwrap().next().is_none());
+}
+
+#[test]
+fn what_does_not_fit_a_device_is_refused_before_any_other_disk_is_written() {
+    if !root_or_skip("what_does_not_fit_a_device_is_refused_before_any_other_disk_is_written") {
+        return;
+    }
+    let source = two_disks();
+    let folder = scratch();
+    let out = folder.path().join("out");
+    for name in ["a", "b"] {
+        std::fs::create_dir_all(out.join(name)).unwrap();
+    }
+    let files = [2 * MIB, MIB / 2].map(|size| {
+        let file = folder.path().join(size.to_string());
+        std::fs::write(&file, vec![0xa5; size]).unwrap();
+        file
+    });
+    let devices = files.each_ref().map(|file| Loop::of(file));
+    for (name, device) in ["a", "b"].iter().zip(&devices) {
+        symlink(&device.0, out.join(name).join("disk.raw")).unwrap();
+    }
+    must_refuse(restore(source.path(), "@latest", &out).arg("--force"), "and the disk has 1048576");
+    assert!(bytes(&devices[0].0).iter().all(|byte| *byte == 0xa5), "it was written to");
+}
+
+#[test]
+fn the_disks_of_a_vm_are_all_new_or_all_as_they_were() {
+    if !root_or_skip("the_disks_of_a_vm_are_all_new_or_all_as_they_were") {
+        return;
+    }
+    let source = two_disks();
+    let out = scratch();
+    let file = |name: &str| out.path().join(name).join("disk.raw");
+    for name in ["a", "b"] {
+        std::fs::create_dir(out.path().join(name)).unwrap();
+        std::fs::write(file(name), format!("old {name}")).unwrap();
+    }
+    let run = || restore(source.path(), "@latest", out.path()).arg("--force");
+    {
+        // What is mounted over cannot get another name.
+        let other = out.path().join("other");
+        std::fs::write(&other, "other").unwrap();
+        Run::new("mount").arg("--bind").arg(&other).arg(file("b")).ok();
+        let _mounted = Mounted(file("b"));
+        must_refuse(run(), "no disk was restored, all targets are as they were");
+        std::fs::remove_file(&other).unwrap();
+    }
+    for name in ["a", "b"] {
+        assert_eq!(bytes(&file(name)), format!("old {name}").into_bytes());
+        assert_eq!(out.path().join(name).read_dir().unwrap().count(), 1, "something was left");
+    }
+    run().ok();
+    for name in ["a", "b"] {
+        assert_eq!(bytes(&file(name)), vec![b'x'; MIB]);
+        assert_eq!(out.path().join(name).read_dir().unwrap().count(), 1, "something was left");
+    }
 }
 
 /// Two raw disks, each in a folder of its own.

@@ -14,7 +14,7 @@
 mod common;
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 
@@ -119,10 +119,12 @@ fn an_existing_file_is_overwritten_only_if_that_is_said() {
     restore(&case.backups(), point, &link).arg("--force").ok();
     assert!(link.is_symlink());
     assert_eq!(&sha256(&target), wanted);
-    for wrong in ["/dev/null", "no/such/folder/disk.raw", "no-such-folder/"] {
-        let refused = restore(&case.backups(), point, Path::new(wrong)).arg("--force").outcome();
+    for wrong in ["/dev/null", "no/such/folder/disk.raw", "no-such-folder/", "no-such-folder/."] {
+        let run = restore(&case.backups(), point, Path::new(wrong)).arg("--force");
+        let refused = run.folder(folder.path()).outcome();
         assert_eq!(refused.code, Some(1), "{wrong}: {}", refused.stderr);
     }
+    assert!(!folder.path().join("no-such-folder").exists());
 }
 
 #[test]
@@ -148,6 +150,43 @@ fn a_terminal_is_asked_before_anything_is_overwritten() {
         assert!(outcome.text().contains("exists. Overwrite it? [y/N]"), "{}", outcome.text());
         assert_eq!(bytes(&target) == b"somebody's", code != Some(0), "{answer}");
     }
+}
+
+#[test]
+fn a_disk_goes_to_the_standard_output() {
+    let case = Case::unpack("qmpbackup-new");
+    let disk = case.truth().disks.iter().find(|d| d.name == "vm-root.qcow2").unwrap();
+    let wanted = &disk.checkpoints.last().unwrap().sha256;
+    let folder = scratch();
+    let sh = |line: &str| {
+        let run = Run::new("sh").args(["-c", line, "sh", env!("CARGO_BIN_EXE_qcowfs")]);
+        run.arg(case.backups()).arg("vm-root.qcow2@latest").folder(folder.path()).outcome()
+    };
+    let piped = sh("\"$1\" restore \"$2\" \"$3\" - | cat > piped");
+    assert!(piped.stderr.contains("standard output: vm-root.qcow2/INC-"), "{}", piped.stderr);
+    let filed = sh("\"$1\" restore -q \"$2\" \"$3\" - > filed");
+    assert_eq!((filed.code, filed.stderr.as_str()), (Some(0), ""));
+    for name in ["piped", "filed"] {
+        assert_eq!(&sha256(&folder.path().join(name)), wanted, "{name}");
+    }
+    let taken = |name: &str| folder.path().join(name).metadata().unwrap().blocks() * 512;
+    assert!(taken("filed") < taken("piped") / 2, "not sparse");
+    for (options, told) in
+        [("-O qcow2 -", "only a raw disk"), ("--verify -", "cannot be read again")]
+    {
+        let refused = sh(&format!("\"$1\" restore \"$2\" \"$3\" {options} > refused"));
+        assert_eq!(refused.code, Some(1), "{options}");
+        assert!(refused.stderr.contains(told), "{}", refused.stderr);
+        assert!(bytes(&folder.path().join("refused")).is_empty(), "{options}");
+    }
+    let all = sh("\"$1\" restore \"$2\" @latest -");
+    assert!(all.stderr.contains("only one disk"), "{}", all.stderr);
+    let (program, source) = (env!("CARGO_BIN_EXE_qcowfs"), case.backups());
+    let line = format!("{program} restore {} vm-root.qcow2@latest -", source.display());
+    let asked = Run::new("script").args(["-q", "-e", "-c", &line, "/dev/null"]).outcome();
+    assert_eq!(asked.code, Some(1));
+    assert!(asked.text().contains("not written to a terminal"), "{}", asked.text());
+    assert!(!folder.path().join("-").exists());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `qcowfs diff`: where two restore points differ.
 
 use std::io::{self, Write};
+use std::path::Path;
 
 use clap::Args;
 use serde::Serialize;
@@ -19,7 +20,7 @@ Examples:
 Without --content nothing but tables is read: a range is listed if both have its bytes from different
 places, even if they are the same bytes; all others are the same for sure.
 
-JSON: {\"a\": {\"name\", \"size\"}, \"b\": {\"name\", \"size\"}, \"content\", \"bytes\",
+JSON: {\"a\": {\"name\", \"size\"}, \"b\": {\"name\", \"size\"}, \"same_disk\", \"content\", \"bytes\",
   \"ranges\": [{\"start\", \"length\", \"a\", \"b\"}]}; `a` and `b` of a range are what each has there:
   data, zero, lost, or nothing (the disk ends before)";
 
@@ -51,6 +52,8 @@ pub(super) struct DiffArgs {
 struct Listing {
     a: Point,
     b: Point,
+    /// Two points in time of one disk, or two disks.
+    same_disk: bool,
     content: bool,
     bytes: u64,
     ranges: Vec<ListedRange>,
@@ -74,6 +77,14 @@ pub(super) fn run(args: &DiffArgs) -> Result<()> {
     let backups = args.source.open()?;
     let (a, b) = (backups.pick(&args.a)?, backups.pick(&args.b)?);
     let (one, two) = (backups.image(a)?, backups.image(b)?);
+    let disks = [a, b].map(|id| backups.plan.disk_of(id).map(|disk| disk.path.as_path()));
+    let [disk_a, disk_b] = disks;
+    // Each file of a chain of overlays may be a disk by itself.
+    let same_disk = disk_a == disk_b || one.is_of_one_chain_with(two);
+    if !same_disk {
+        let [a, b] = disks.map(|disk| disk.unwrap_or(Path::new("")).display());
+        super::complain(&format!("note: these are two disks, {a} and {b}, not one at two times"));
+    }
     let mut found = one.differences(two);
     if args.content {
         found = really(one, two, &found)?;
@@ -81,6 +92,7 @@ pub(super) fn run(args: &DiffArgs) -> Result<()> {
     let listing = Listing {
         a: Point { name: backups.name(a), size: one.size() },
         b: Point { name: backups.name(b), size: two.size() },
+        same_disk,
         content: args.content,
         bytes: found.iter().map(|found| found.range.end - found.range.start).sum(),
         ranges: found.iter().map(ListedRange::new).collect(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use super::progress::Teller;
 use super::size::human_size;
 use crate::chain::catalog::CheckpointId;
 use crate::error::{Error, Result};
-use crate::restore::{Batch, Done, Format, Options, Protected, Stop, Target, refuse_lost};
+use crate::restore::{Batch, Done, Format, Options, Output, Protected, Stop, Target, refuse_unfit};
 use crate::tree::backups::Backups;
 use crate::tree::plan::rfc3339;
 use crate::view::DiskImage;
@@ -28,6 +28,7 @@ Examples:
   qcowfs restore /backups vm1/sda@2024-01-26 sda.qcow2 -O qcow2 --compress
   qcowfs restore /backups vm1@2024-01-26T10:00 /var/lib/libvirt/images/
       all disks of vm1, each the newest not later than that, to sda.raw, sdb.raw, ...
+  qcowfs restore /backups vm1/sda@latest - | ssh other 'dd of=/dev/vg0/sda bs=1M'
 
 A file gets its name when all of it is on the disk; until then it is .NAME.qcowfs-partial-PID in the
 same folder, which goes away if the restore is interrupted or fails. Of several disks none gets its
@@ -44,12 +45,12 @@ pub(super) struct RestoreArgs {
     /// The restore point, as `qcowfs ls` prints it; or FOLDER@WHEN for all disks in a folder
     checkpoint: String,
 
-    /// File or block device; a folder, for files named after the disks
+    /// File or block device; a folder, for files named after the disks; - for the standard output
     target: PathBuf,
 
     /// What to write [default: raw]
     #[arg(short = 'O', value_name = "FORMAT", value_enum)]
-    output: Option<Output>,
+    output: Option<OutputFormat>,
 
     /// Compress the clusters of a qcow2 image
     #[arg(short = 'c', value_name = "METHOD", value_enum)]
@@ -69,7 +70,7 @@ pub(super) struct RestoreArgs {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
+enum OutputFormat {
     Raw,
     Qcow2,
 }
@@ -91,16 +92,20 @@ pub(super) fn run(args: &RestoreArgs, verbosity: Verbosity) -> Result<()> {
     let format = args.format()?;
     let backups = args.source.open()?;
     let protected = Protected::new(&backups.catalog.inventory, args.source.source.is_dir())?;
+    if args.target == Path::new(STANDARD_OUTPUT) {
+        return to_standard_output(args, &backups, &protected, format, verbosity);
+    }
     let orders = orders(args, &backups, format)?;
     orders.iter().try_for_each(|order| protected.refuse(&order.target))?;
     Target::refuse_same(orders.iter().map(|order| &order.target))?;
-    orders.iter().try_for_each(|order| refuse_lost(order.image, &order.target))?;
+    orders.iter().try_for_each(|order| refuse_unfit(order.image, &order.target, format))?;
     confirm(&orders, args.force)?;
     // Until here nothing is there to clean up, and who waits for an answer would see no signal.
     let stop = obey_signals()?;
     let teller = Teller::new(verbosity.is_quiet());
     let options = Options { format, verify: args.verify };
-    let done = write(&orders, options, stop, &teller);
+    let batch = Batch::new(options, &protected, stop);
+    let done = write(&orders, batch, &teller);
     teller.clear();
     let done = done?;
     if verbosity.is_quiet() {
@@ -108,10 +113,49 @@ pub(super) fn run(args: &RestoreArgs, verbosity: Verbosity) -> Result<()> {
     }
     print(|out| {
         let tell = |((order, done), took): ((&Order<'_>, &Done), &Duration)| {
-            tell(out, &backups, order, done, options, *took)
+            let target = order.target.path().display().to_string();
+            tell(out, &backups, (order.id, &target), done, options, *took)
         };
         orders.iter().zip(&done.0).zip(&done.1).try_for_each(tell)
     })
+}
+
+/// The target that stands for the standard output; a file of that name is `./-`.
+const STANDARD_OUTPUT: &str = "-";
+
+fn to_standard_output(
+    args: &RestoreArgs,
+    backups: &Backups,
+    protected: &Protected,
+    format: Format,
+    verbosity: Verbosity,
+) -> Result<()> {
+    let usage = |what: &str| Err(Error::Usage(format!("-: {what}; a file of that name is ./-")));
+    if format != Format::Raw {
+        return usage("only a raw disk goes to the standard output");
+    }
+    if args.verify {
+        return usage("what went to the standard output cannot be read again: leave --verify out");
+    }
+    if backups.names.pick_all(&args.checkpoint).map_err(Error::Usage)?.is_some() {
+        return usage("only one disk goes to the standard output");
+    }
+    let id = backups.pick(&args.checkpoint)?;
+    let image = backups.image(id)?;
+    let output = Output::standard(protected)?;
+    let (stop, start) = (obey_signals()?, Instant::now());
+    let teller = Teller::new(verbosity.is_quiet());
+    teller.about(&backups.name(id));
+    let done = output.write(image, &stop, &teller);
+    teller.clear();
+    let done = done.map_err(|e| Error::Usage(format!("{}: {e}", backups.name(id))))?;
+    if !verbosity.is_quiet() {
+        let options = Options { format, verify: false };
+        let target = (id, "standard output");
+        // If nobody can read it, the disk is written all the same.
+        let _unread = tell(&mut io::stderr(), backups, target, &done, options, start.elapsed());
+    }
+    Ok(())
 }
 
 impl RestoreArgs {
@@ -120,7 +164,7 @@ impl RestoreArgs {
         let compressed = self.compress || self.method.is_some();
         let says_qcow2 = self.target.extension().is_some_and(|e| e.eq_ignore_ascii_case("qcow2"));
         match self.output {
-            Some(Output::Qcow2) => Ok(Format::Qcow2 { compressed }),
+            Some(OutputFormat::Qcow2) => Ok(Format::Qcow2 { compressed }),
             _ if compressed => usage("only a qcow2 image has compressed clusters: say -O qcow2"),
             None if says_qcow2 && !self.target.is_dir() => {
                 usage("the target's name ends in .qcow2: say -O qcow2, or -O raw if that is meant")
@@ -157,7 +201,7 @@ fn orders<'a>(args: &RestoreArgs, backups: &'a Backups, format: Format) -> Resul
         let name = disk.and_then(Path::file_name).unwrap_or_default();
         let within = args.target.join(file_name(&name.to_string_lossy(), format));
         let target = if args.target.is_dir() { &within } else { &args.target };
-        if args.target.as_os_str().as_bytes().ends_with(b"/") && !args.target.is_dir() {
+        if says_folder(&args.target) && !args.target.is_dir() {
             let what = format!("{}: there is no such folder", args.target.display());
             return Err(Error::Usage(what));
         }
@@ -178,6 +222,13 @@ fn orders<'a>(args: &RestoreArgs, backups: &'a Backups, format: Format) -> Resul
         orders.push(order(id, target)?);
     }
     Ok(orders)
+}
+
+/// Whether a path can only be meant for a folder.
+fn says_folder(path: &Path) -> bool {
+    let bytes = path.as_os_str().as_bytes();
+    let is_name = matches!(path.components().next_back(), Some(Component::Normal(_)));
+    !is_name || bytes.ends_with(b"/") || bytes.ends_with(b"/.")
 }
 
 /// The name of the file of a disk.
@@ -209,11 +260,9 @@ fn confirm(orders: &[Order<'_>], force: bool) -> Result<()> {
 
 fn write(
     orders: &[Order<'_>],
-    options: Options,
-    stop: Stop,
+    mut batch: Batch<'_>,
     teller: &Teller,
 ) -> Result<(Vec<Done>, Vec<Duration>)> {
-    let mut batch = Batch::new(options, stop);
     batch.make_folders(orders.iter().map(|order| &order.target))?;
     let (mut done, mut took) = (Vec::new(), Vec::new());
     for order in orders {
@@ -230,18 +279,18 @@ fn write(
 fn tell(
     out: &mut dyn Write,
     backups: &Backups,
-    order: &Order<'_>,
+    (id, target): (CheckpointId, &str),
     done: &Done,
     options: Options,
     took: Duration,
 ) -> io::Result<()> {
-    let time = rfc3339(backups.catalog.checkpoint(order.id).time);
+    let time = rfc3339(backups.catalog.checkpoint(id).time);
     let format = match options.format {
         Format::Raw => "raw",
         Format::Qcow2 { compressed: false } => "qcow2",
         Format::Qcow2 { compressed: true } => "qcow2, zstd",
     };
-    writeln!(out, "{}: {} of {time} ({format})", order.target.path().display(), order.name)?;
+    writeln!(out, "{target}: {} of {time} ({format})", backups.name(id))?;
     let data = done.written + done.cloned;
     let (size, holes) = (human_size(done.size), human_size(done.size.saturating_sub(data)));
     let verified = if options.verify { ", verified" } else { "" };

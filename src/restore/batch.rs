@@ -1,15 +1,17 @@
 //! One disk or several that belong together: all of them, or none.
 
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 
 use super::copy::{Copied, copy};
 use super::device::Device;
 use super::folders::NewFolders;
 use super::partial::{Partial, folder_of};
+use super::protected::Protected;
 use super::qcow2::Qcow2File;
 use super::raw::RawFile;
 use super::sink::Sink;
-use super::target::{Target, open_device};
+use super::target::Target;
 use super::units::Stop;
 use super::verify::{verify_bytes, verify_qcow2};
 use super::{Format, Phase, Progress};
@@ -42,22 +44,26 @@ pub struct Done {
 
 /// Disks on their way.
 #[derive(Debug)]
-pub struct Batch {
+pub struct Batch<'a> {
     options: Options,
+    protected: &'a Protected,
     stop: Stop,
     partials: Vec<Partial>,
+    /// Devices that were written to.
+    devices: Vec<PathBuf>,
     /// They come after the files, which go away first.
     folders: NewFolders,
 }
 
-impl Batch {
+impl<'a> Batch<'a> {
     /// Nothing yet. `stop` ends it before its time.
-    pub fn new(options: Options, stop: Stop) -> Self {
-        Self { options, stop, partials: Vec::new(), folders: NewFolders::default() }
+    pub fn new(options: Options, protected: &'a Protected, stop: Stop) -> Self {
+        let (partials, devices, folders) = (Vec::new(), Vec::new(), NewFolders::default());
+        Self { options, protected, stop, partials, devices, folders }
     }
 
     /// Makes the folders that targets are to be in. They go away if nothing comes to be in them.
-    pub fn make_folders<'a>(&mut self, targets: impl Iterator<Item = &'a Target>) -> Result<()> {
+    pub fn make_folders<'t>(&mut self, targets: impl Iterator<Item = &'t Target>) -> Result<()> {
         for target in targets {
             self.folders.make(folder_of(target.path()))?;
         }
@@ -72,21 +78,14 @@ impl Batch {
         progress: &dyn Progress,
     ) -> Result<Done> {
         let (copied, left) = match target {
-            Target::Device(path, device_size) => {
-                if self.options.format != Format::Raw {
-                    let path = path.display();
-                    let what = format!("{path}: on a block device only a raw disk makes sense");
-                    return Err(Error::Usage(what));
-                }
-                let size = image.size();
-                let file = open_device(path, *device_size, size)?;
-                let copied = Device::new(&file, path.clone(), size, &self.stop)
-                    .and_then(|sink| self.fill(image, &sink, progress))
-                    .map_err(|e| spoiled(path, &e))?;
-                self.verify(image, progress, || {
-                    verify_bytes(image, &file, path, &self.stop, progress)
-                })?;
-                (copied, device_size - size)
+            Target::Device(path, device) => {
+                let file = device.open(path)?;
+                // What it is made of may be something else by now, too.
+                self.protected.refuse_device(path, device.number)?;
+                device.refuse_larger(image.size(), path)?;
+                let copied = self.write_device(image, &file, path, progress)?;
+                self.devices.push(path.clone());
+                (copied, device.size - image.size())
             }
             Target::New(path) | Target::File(path) => {
                 let partial = Partial::new(path, matches!(target, Target::File(_)))?;
@@ -95,10 +94,36 @@ impl Batch {
                 (copied, 0)
             }
         };
-        let zeros = image.lost_reads() == LostReads::Zeros;
-        let lost = image.lost().filter(|_| zeros).map_or(0, |lost| lost.bytes);
         let Copied { written, cloned } = copied;
-        Ok(Done { size: image.size(), written, cloned, lost, left })
+        Ok(Done { size: image.size(), written, cloned, lost: zeros_for_lost(image), left })
+    }
+
+    /// Writes a disk to a device that is open.
+    pub(super) fn write_device(
+        &self,
+        image: &DiskImage,
+        file: &File,
+        path: &Path,
+        progress: &dyn Progress,
+    ) -> Result<Copied> {
+        let spoiled = |e: Error| spoiled(path, &e);
+        let sink = Device::new(file, path.to_path_buf(), image.size(), &self.stop);
+        let sink = sink.map_err(spoiled)?;
+        let copied = self.fill(image, &sink, progress).map_err(spoiled)?;
+        let verified =
+            self.verify(image, progress, || verify_bytes(image, file, path, &self.stop, progress));
+        match verified {
+            Ok(()) => Ok(copied),
+            Err(e) if self.stop.check().is_err() => {
+                let path = path.display();
+                Err(Error::Usage(format!("{e}; {path} holds all of the disk, not yet verified")))
+            }
+            Err(e) => {
+                // If it cannot be cleared, it is told all the same what it is.
+                let _cleared = sink.spoil();
+                Err(spoiled(e))
+            }
+        }
     }
 
     fn write_file(
@@ -147,36 +172,67 @@ impl Batch {
         verify()
     }
 
-    /// Gives all files their names.
+    /// Gives all files their names, or none.
     pub fn publish(mut self) -> Result<()> {
-        self.stop.check()?;
-        let mut failure = None;
-        for partial in &mut self.partials {
-            if let Err(e) = partial.publish() {
-                failure = Some(e);
-                break;
-            }
+        let published = self.stop.check().and_then(|()| self.publish_files());
+        if let Err(e) = published {
+            let kept = self.partials.iter_mut().rev().filter_map(|partial| {
+                (!partial.withdraw()).then(|| partial.target().to_path_buf())
+            });
+            let mut new: Vec<_> = kept.collect();
+            new.append(&mut self.devices);
+            return Err(half_done(&e, &new, self.partials.len()));
         }
-        if let Some(e) = failure {
-            self.partials.iter_mut().for_each(Partial::withdraw);
-            return Err(e);
-        }
+        self.partials.iter_mut().for_each(Partial::settle);
+        Ok(())
+    }
+
+    fn publish_files(&mut self) -> Result<()> {
+        self.partials.iter_mut().try_for_each(Partial::publish)?;
+        self.folders.sync_names()?;
         self.partials.iter().try_for_each(Partial::sync_name)
     }
 }
 
-/// Refuses a disk of which something is lost that would fail half way: of a file nothing is left
+/// What is lost of a disk, and zeros in its place.
+pub(super) fn zeros_for_lost(image: &DiskImage) -> u64 {
+    let zeros = image.lost_reads() == LostReads::Zeros;
+    image.lost().filter(|_| zeros).map_or(0, |lost| lost.bytes)
+}
+
+/// Tells of what failed in the end which targets have their new disks nevertheless.
+fn half_done(error: &Error, new: &[PathBuf], files: usize) -> Error {
+    let what = match new {
+        [] if files > 1 => format!("{error}; no disk was restored, all targets are as they were"),
+        [] => format!("{error}; nothing was restored"),
+        new => {
+            let new: Vec<_> = new.iter().map(|path| path.display().to_string()).collect();
+            format!("{error}; restored nevertheless, and complete: {}; no other", new.join(", "))
+        }
+    };
+    Error::Usage(what)
+}
+
+/// Refuses a disk that would fail half way, or that the target cannot take: of a file nothing is left
 /// then, but what was on a device would be gone.
-pub fn refuse_lost(image: &DiskImage, target: &Target) -> Result<()> {
-    let Target::Device(path, _) = target else { return Ok(()) };
-    if image.lost_reads() == LostReads::Zeros {
-        return Ok(());
+pub fn refuse_unfit(image: &DiskImage, target: &Target, format: Format) -> Result<()> {
+    let Target::Device(path, device) = target else { return Ok(()) };
+    if format != Format::Raw {
+        let what = "on a block device only a raw disk makes sense";
+        return Err(Error::Usage(format!("{}: {what}", path.display())));
     }
-    let Some(lost) = image.lost().filter(|lost| lost.bytes > 0) else { return Ok(()) };
-    let (path, bytes) = (path.display(), lost.bytes);
+    device.refuse_larger(image.size(), path)?;
+    refuse_lost(image).map_err(|e| Error::Usage(format!("{}: {e}", path.display())))
+}
+
+/// Refuses a disk of which something is lost, if that fails.
+pub(super) fn refuse_lost(image: &DiskImage) -> Result<()> {
+    let fails = image.lost_reads() != LostReads::Zeros;
+    let Some(lost) = image.lost().filter(|lost| fails && lost.bytes > 0) else { return Ok(()) };
+    let bytes = lost.bytes;
     Err(Error::Usage(format!(
-        "{path}: nothing is written, for {bytes} bytes of the disk are lost: see `qcowfs map`; \
-         `--missing zero` restores the rest with zeros in their place"
+        "nothing is written, for {bytes} bytes of the disk are lost: see `qcowfs map`; `--missing \
+         zero` restores the rest with zeros in their place"
     )))
 }
 

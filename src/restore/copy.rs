@@ -153,7 +153,9 @@ impl Copy<'_> {
         writer: &mut dyn UnitWriter,
         parts: &[Part<'_>],
     ) -> Result<()> {
-        for part in parts.iter().filter(|part| matches!(part.content, Content::Hole)) {
+        let first = parts.partition_point(|part| part.range.end <= range.start);
+        let parts = parts.iter().skip(first).take_while(|part| part.range.start < range.end);
+        for part in parts.filter(|part| matches!(part.content, Content::Hole)) {
             let hole = part.range.start.max(range.start)..part.range.end.min(range.end);
             if !hole.is_empty() {
                 writer.zero(hole.clone())?;
@@ -216,7 +218,7 @@ fn send(
 }
 
 /// An error that tells which range of the disk cannot be read, and what to do.
-fn unreadable(image: &DiskImage, at: u64, error: &Error) -> Error {
+pub(super) fn unreadable(image: &DiskImage, at: u64, error: &Error) -> Error {
     let lost = image.lost();
     let Some(lost) = lost.filter(|lost| lost.bytes > 0) else {
         return Error::Usage(format!("byte {at} of the disk cannot be read: {error}"));

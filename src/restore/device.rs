@@ -17,8 +17,9 @@ use super::sink::{Sink, UnitWriter};
 use super::units::Stop;
 use crate::error::{Error, Result};
 
-/// Partition tables, volume labels and superblocks lie in here.
-const HEAD: u64 = 1 << 20;
+/// Partition tables, volume labels and superblocks lie in as many bytes of the start, and some in
+/// those of the end: the second partition table, RAID's and ZFS's labels.
+const EDGE: u64 = 1 << 20;
 /// Shorter zeros are written: asking the device takes longer.
 const SHORT: u64 = 256 << 10;
 /// Zeros that the device is asked for at a time: nobody can interrupt the kernel.
@@ -43,20 +44,44 @@ pub(super) struct Device<'a> {
     stop: &'a Stop,
     /// How many of [`WAYS`] the device has refused.
     refused: AtomicU8,
-    /// What the first bytes are to be in the end.
-    head: Mutex<Vec<u8>>,
+    /// What lies between the two edges.
+    middle: Range<u64>,
+    /// What the edges, which are zeros until the end, are to be then.
+    edges: Mutex<Vec<Edge>>,
+}
+
+#[derive(Debug)]
+struct Edge {
+    start: u64,
+    bytes: Vec<u8>,
 }
 
 impl<'a> Device<'a> {
-    /// Clears the start of a device that is to hold a disk of `size` bytes. `stop` ends what takes
-    /// long.
+    /// Clears the start of a device that is to hold a disk of `size` bytes, and the end of the disk.
+    /// `stop` ends what takes long.
     pub(super) fn new(file: &'a File, path: PathBuf, size: u64, stop: &'a Stop) -> Result<Self> {
-        let head = vec![0; usize::try_from(size.min(HEAD)).unwrap_or(0)];
-        let device = Self { file, path, stop, refused: AtomicU8::new(0), head: Mutex::default() };
-        device.write(0, &head)?;
-        device.sync()?;
-        *device.head.lock() = head;
+        let head = size.min(EDGE);
+        let tail = size.saturating_sub(EDGE).next_multiple_of(BLOCK).clamp(head, size);
+        let edges = [(0, head), (tail, size)].map(|(start, end)| Edge {
+            start,
+            bytes: vec![0; usize::try_from(end - start).unwrap_or(0)],
+        });
+        let (refused, edges) = (AtomicU8::new(0), Mutex::new(edges.into()));
+        let device = Self { file, path, stop, refused, middle: head..tail, edges };
+        device.write_edges()?;
         Ok(device)
+    }
+
+    /// Clears the edges once more, for what was written is not what it should be.
+    pub(super) fn spoil(&self) -> Result<()> {
+        self.edges.lock().iter_mut().for_each(|edge| edge.bytes.fill(0));
+        self.write_edges()
+    }
+
+    fn write_edges(&self) -> Result<()> {
+        let edges = self.edges.lock();
+        edges.iter().try_for_each(|edge| self.write(edge.start, &edge.bytes))?;
+        self.sync()
     }
 
     fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
@@ -67,16 +92,15 @@ impl<'a> Device<'a> {
         self.file.sync_all().map_err(|e| Error::io(&self.path, e))
     }
 
-    /// Takes what belongs to the head, and returns where the rest starts.
-    fn hold(&self, at: u64, bytes: &[u8]) -> usize {
-        let mut head = self.head.lock();
-        let from = usize::try_from(at).unwrap_or(usize::MAX);
-        let held = head.get_mut(from..).unwrap_or_default();
-        let len = held.len().min(bytes.len());
-        if let (Some(held), Some(bytes)) = (held.get_mut(..len), bytes.get(..len)) {
-            held.copy_from_slice(bytes);
+    /// Keeps what belongs to the edges.
+    fn hold(&self, at: u64, bytes: &[u8]) {
+        for edge in self.edges.lock().iter_mut() {
+            let held = within(edge.start, &mut edge.bytes, at..at + bytes.len() as u64);
+            let from = usize::try_from(edge.start.saturating_sub(at)).unwrap_or(usize::MAX);
+            for (held, byte) in held.iter_mut().zip(bytes.get(from..).unwrap_or_default()) {
+                *held = *byte;
+            }
         }
-        len
     }
 
     fn write_zeros(&self, range: Range<u64>) -> Result<()> {
@@ -120,11 +144,11 @@ impl Sink for Device<'_> {
     }
 
     fn zero(&self, range: Range<u64>) -> Result<()> {
-        // The head is zeros already.
-        let mut at = range.start.max(self.head.lock().len() as u64);
-        while at < range.end {
+        // The edges are zeros already.
+        let (mut at, last) = (range.start.max(self.middle.start), range.end.min(self.middle.end));
+        while at < last {
             self.stop.check()?;
-            let end = (at - at % PIECE + PIECE).min(range.end);
+            let end = (at - at % PIECE + PIECE).min(last);
             self.zero_piece(at..end)?;
             at = end;
         }
@@ -133,10 +157,15 @@ impl Sink for Device<'_> {
 
     fn finish(&self) -> Result<()> {
         self.sync()?;
-        let head = std::mem::take(&mut *self.head.lock());
-        self.write(0, &head)?;
-        self.sync()
+        self.write_edges()
     }
+}
+
+/// The part of `bytes`, which lie at `start`, that is in a range.
+fn within(start: u64, bytes: &mut [u8], range: Range<u64>) -> &mut [u8] {
+    let of = |place: u64| usize::try_from(place.saturating_sub(start)).unwrap_or(usize::MAX);
+    let end = of(range.end).min(bytes.len());
+    bytes.get_mut(of(range.start).min(end)..end).unwrap_or_default()
 }
 
 struct DeviceUnit<'a> {
@@ -145,9 +174,16 @@ struct DeviceUnit<'a> {
 
 impl UnitWriter for DeviceUnit<'_> {
     fn put(&mut self, at: u64, bytes: &[u8]) -> Result<u64> {
-        let held = self.sink.hold(at, bytes);
-        let rest = bytes.get(held..).unwrap_or_default();
-        self.sink.write(at + held as u64, rest)?;
+        let Device { middle, .. } = self.sink;
+        let end = at + bytes.len() as u64;
+        if at < middle.start || middle.end < end {
+            self.sink.hold(at, bytes);
+        }
+        let (start, end) = (at.max(middle.start), end.min(middle.end));
+        let of = |place: u64| usize::try_from(place - at).unwrap_or(usize::MAX);
+        if start < end {
+            self.sink.write(start, bytes.get(of(start)..of(end)).unwrap_or_default())?;
+        }
         Ok(bytes.len() as u64)
     }
 
@@ -167,22 +203,56 @@ mod tests {
     #[test]
     fn zeros_come_in_pieces_and_end_when_it_is_to_stop() {
         let file = tempfile::tempfile().unwrap();
-        let size = 2 * PIECE + 5 * HEAD;
+        let size = 2 * PIECE + 5 * EDGE;
         file.set_len(size).unwrap();
         let stop = Stop::default();
         let device = Device::new(&file, "it".into(), size, &stop).unwrap();
-        let places = [HEAD + 1, PIECE - 1, PIECE, 2 * PIECE, size - 1];
+        let places = [EDGE + 1, PIECE - 1, PIECE, 2 * PIECE, size - EDGE - 1];
         let mark = || places.iter().try_for_each(|at| file.write_all_at(b"x", *at)).unwrap();
         let seen = || {
             let mut byte = [0];
             places.map(|at| file.read_exact_at(&mut byte, at).map(|()| byte[0]).unwrap())
         };
         mark();
-        device.zero(0..size - 1).unwrap();
+        device.zero(0..size - EDGE - 1).unwrap();
         assert_eq!(seen(), [0, 0, 0, 0, b'x']);
         mark();
         stop.flag().store(true, Ordering::Relaxed);
         assert!(device.zero(0..size).is_err());
         assert_eq!(seen(), [b'x'; 5]);
+    }
+
+    #[test]
+    fn both_ends_are_zeros_until_it_is_finished_and_again_once_it_is_spoiled() {
+        // Large, of hardly more than the edges, of less, of next to nothing; not all of them blocks.
+        for size in [5 * EDGE, 2 * EDGE + 5, 2 * EDGE - 512, EDGE + 1, EDGE, 700] {
+            let file = tempfile::tempfile().unwrap();
+            let len = usize::try_from(size).unwrap();
+            file.write_all_at(&vec![0xa5; len + 9], 0).unwrap();
+            let read = || {
+                let mut seen = vec![0; len + 9];
+                file.read_exact_at(&mut seen, 0).unwrap();
+                assert_eq!(seen.split_off(len), [0xa5; 9], "{size}: behind the disk");
+                let tail = seen.split_off(len - len.min(1020 << 10));
+                (seen.get(..len.min(1 << 20)).map(<[u8]>::to_vec).unwrap_or_default(), seen, tail)
+            };
+            let stop = Stop::default();
+            let device = Device::new(&file, "it".into(), size, &stop).unwrap();
+            let wanted: Vec<u8> = (0..len).map(|n| u8::try_from(n % 251).unwrap() | 1).collect();
+            // The pieces do not end where the edges do.
+            let mut unit = device.unit(0..size);
+            for (n, piece) in (0..).zip(wanted.chunks(300_000)) {
+                unit.put(n * 300_000, piece).unwrap();
+            }
+            unit.finish().unwrap();
+            let (head, _, tail) = read();
+            assert!(head.iter().chain(&tail).all(|byte| *byte == 0), "{size}: it looks whole");
+            device.finish().unwrap();
+            let (_, seen, tail) = read();
+            assert!([seen, tail].concat() == wanted, "{size}: not what was written");
+            device.spoil().unwrap();
+            let (head, _, tail) = read();
+            assert!(head.iter().chain(&tail).all(|byte| *byte == 0), "{size}: it looks whole");
+        }
     }
 }

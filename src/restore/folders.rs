@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::partial::{folder_of, sync_folder};
 use crate::error::{Error, Result};
 
 /// New folders. Those that nothing is in go away again.
@@ -21,6 +22,11 @@ impl NewFolders {
             }
         }
         Ok(())
+    }
+
+    /// Brings their names to the disk: those of what is in them do not lead there otherwise.
+    pub(super) fn sync_names(&self) -> Result<()> {
+        self.0.iter().try_for_each(|folder| sync_folder(folder_of(folder)))
     }
 }
 

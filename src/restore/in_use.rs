@@ -1,9 +1,14 @@
-//! Whether QEMU has a target open.
+//! Whether somebody has a target open: QEMU, by its locks; for a device anybody who writes to it.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::ops::Range;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
+use super::sysfs::overlapping;
 use crate::error::{Error, Result};
 use crate::sys;
 
@@ -11,6 +16,12 @@ use crate::sys;
 const QEMU_LOCK_WRITE: Range<i64> = 101..102;
 /// Every permission that QEMU can hold, and from 200 on what it allows to nobody else.
 const QEMU_LOCKS: Range<i64> = 100..300;
+
+/// How often a device is looked at again that somebody writes to: programs that manage devices open
+/// them for a moment.
+const LOOKS: u32 = 10;
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Refuses a file that a virtual machine would write on to, and never see what was restored. Who
 /// only reads it keeps the old one.
@@ -32,4 +43,61 @@ fn refuse_locked(file: &File, locks: Range<i64>, path: &Path) -> Result<()> {
         return Err(Error::Usage(what));
     }
     Ok(())
+}
+
+/// Refuses a device that another process has open for writing. QEMU holds no device for itself, and its
+/// locks are those of the node that it opened: libvirt gives each machine nodes of its own. Who is
+/// not root sees only his own processes.
+pub(super) fn refuse_device_written(number: u64, path: &Path) -> Result<()> {
+    let numbers = overlapping(number);
+    let mut writer = writer_of(&numbers);
+    for _ in 0..LOOKS {
+        if writer.is_none() {
+            return Ok(());
+        }
+        thread::sleep(PAUSE);
+        writer = writer_of(&numbers);
+    }
+    let Some((process, program)) = writer else { return Ok(()) };
+    Err(Error::Usage(format!(
+        "{}: {program} (process {process}) has it open for writing; stop that first",
+        path.display()
+    )))
+}
+
+/// Another process that has one of these devices open for writing: its number and its name.
+fn writer_of(numbers: &BTreeSet<u64>) -> Option<(String, String)> {
+    let own = std::process::id().to_string();
+    let processes = Path::new("/proc").read_dir().into_iter().flatten().flatten();
+    let mut others = processes.filter_map(|process| {
+        let number = process.file_name().to_string_lossy().into_owned();
+        let is_other = number.starts_with(|c: char| c.is_ascii_digit()) && number != own;
+        is_other.then(|| (number, process.path()))
+    });
+    let (number, process) =
+        others.find(|(_, process)| writes_to(process, |number| numbers.contains(&number)))?;
+    let program = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
+    Some((number, program.trim().to_owned()))
+}
+
+/// Whether a process has a block device of such a number open for writing.
+fn writes_to(process: &Path, is_meant: impl Fn(u64) -> bool) -> bool {
+    let open = process.join("fd").read_dir().into_iter().flatten().flatten();
+    open.into_iter().any(|open| {
+        // What lies elsewhere is not asked what it is: a dead network share would not answer.
+        let is_device = || std::fs::read_link(open.path()).is_ok_and(|to| to.starts_with("/dev"));
+        let is_meant = || {
+            let stat = std::fs::metadata(open.path());
+            stat.is_ok_and(|stat| stat.file_type().is_block_device() && is_meant(stat.rdev()))
+        };
+        is_device() && is_meant() && is_writable(&process.join("fdinfo").join(open.file_name()))
+    })
+}
+
+/// Whether `/proc/PID/fdinfo/N` says so.
+fn is_writable(info: &Path) -> bool {
+    let text = std::fs::read_to_string(info).unwrap_or_default();
+    let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
+    let flags = flags.and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok());
+    flags.is_some_and(|flags| flags & rustix::fs::OFlags::ACCMODE.bits() != 0)
 }

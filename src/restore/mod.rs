@@ -11,14 +11,17 @@
 //!
 //! A file is written under a name that says what it is, in the target's folder; only when all of it
 //! is on the disk it gets its name (`partial`). Of several disks none gets its name before all
-//! are done ([`Batch`]). A block device has no other name: its first MiB, where its partition table
-//! and the like are, is cleared first and written last (`device`).
+//! are done, and none keeps it unless all get theirs ([`Batch`]). A block device has no other name:
+//! its first MiB and the disk's last, where partition tables and the like are, are cleared first and
+//! written last (`device`).
 //!
 //! # What is not written to
 //!
-//! What QEMU has open (`in_use`), and the source by whatever name ([`Protected`]).
+//! What somebody has open (`in_use`, `block_device`), and the source by whatever name
+//! ([`Protected`], `sysfs`).
 
 mod batch;
+mod block_device;
 mod copy;
 mod device;
 mod folders;
@@ -28,12 +31,16 @@ mod protected;
 mod qcow2;
 mod raw;
 mod sink;
+mod stream;
+mod sysfs;
 mod target;
 mod units;
 mod verify;
 
-pub use batch::{Batch, Done, Options, refuse_lost};
+pub use batch::{Batch, Done, Options, refuse_unfit};
+pub use block_device::BlockDevice;
 pub use protected::Protected;
+pub use stream::Output;
 pub use target::Target;
 pub use units::Stop;
 
@@ -68,3 +75,6 @@ pub trait Progress: Sync {
     /// So many more bytes of the disk are done with.
     fn tick(&self, bytes: u64);
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,18 +2,16 @@
 //! folders under other names, a loop device the bytes of its files.
 
 use std::collections::HashSet;
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{major, minor};
-
+use super::in_use::refuse_file_in_use;
+use super::sysfs::backing_files;
 use super::target::Target;
 use crate::chain::inventory::Inventory;
 use crate::error::{Error, Result};
-
-/// Devices on devices on devices.
-const DEPTH: usize = 8;
 
 /// Device and inode number.
 type Id = (u64, u64);
@@ -71,9 +69,27 @@ impl Protected {
                 (self.source_is_folder && self.source.hold(path)).then_some(IN_SOURCE)
             }
             Target::File(path) => self.why_no_file(path),
-            Target::Device(path, _) => return self.refuse_device(path),
+            Target::Device(path, device) => return self.refuse_device(path, device.number),
         };
         reason.map_or(Ok(()), |reason| Err(Error::Usage(format!("{}: {reason}", path.display()))))
+    }
+
+    /// Refuses an open file that is part of the source; `name` is what to call it.
+    pub(super) fn refuse_open_file(&self, file: &File, name: &Path) -> Result<()> {
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let path = std::fs::read_link(path).unwrap_or_default();
+        let stat = file.metadata().map_err(|e| Error::io(name, e))?;
+        let of_source = self.files.contains(&id_of(&stat)).then_some(IN_SOURCE);
+        of_source.or_else(|| self.why_no_file(&path)).map_or(Ok(()), |reason| {
+            Err(Error::Usage(format!("{}: {} {reason}", name.display(), path.display())))
+        })
+    }
+
+    /// For tests that have no source.
+    #[cfg(test)]
+    pub(super) fn nothing() -> Self {
+        let (source, allowed) = (Folders::default(), Folders::default());
+        Self { source, source_is_folder: true, allowed, files: HashSet::new() }
     }
 
     /// Why an existing file is not to be written.
@@ -90,15 +106,18 @@ impl Protected {
         }
     }
 
-    fn refuse_device(&self, path: &Path) -> Result<()> {
-        let stat = path.metadata().map_err(|e| Error::io(path, e))?;
-        let (major, minor) = (major(stat.rdev()), minor(stat.rdev()));
-        for file in backing_files(&format!("{major}:{minor}"), DEPTH) {
-            if let Some(reason) = self.why_no_file(&file) {
+    /// Refuses a device whose bytes are those of a file of the source, or of one that a virtual
+    /// machine has open.
+    pub(super) fn refuse_device(&self, path: &Path, number: u64) -> Result<()> {
+        for file in backing_files(number) {
+            let told = |reason: &str| {
                 let (path, file) = (path.display(), file.display());
-                let what = format!("{path}: its bytes are those of {file}, which {reason}");
-                return Err(Error::Usage(what));
+                Error::Usage(format!("{path}: its bytes are those of {file}, which {reason}"))
+            };
+            if let Some(reason) = self.why_no_file(&file) {
+                return Err(told(reason));
             }
+            refuse_file_in_use(&file).map_err(|_| told("a running VM has open"))?;
         }
         Ok(())
     }
@@ -108,20 +127,4 @@ const IN_SOURCE: &str = "lies in the source, which is never written to";
 
 fn id_of(stat: &Metadata) -> Id {
     (stat.dev(), stat.ino())
-}
-
-/// The files that a block device, or what it is made of, has its bytes in.
-fn backing_files(device: &str, depth: usize) -> Vec<PathBuf> {
-    let folder = Path::new("/sys/dev/block").join(device);
-    // A partition lies in the folder of its device.
-    let places = ["loop/backing_file", "../loop/backing_file"];
-    let named = places.iter().filter_map(|place| std::fs::read_to_string(folder.join(place)).ok());
-    let mut files: Vec<_> = named.map(|name| PathBuf::from(name.trim_end_matches('\n'))).collect();
-    let below = folder.join("slaves").read_dir().into_iter().flatten().flatten();
-    for below in below.filter(|_| depth > 0) {
-        if let Ok(device) = std::fs::read_to_string(below.path().join("dev")) {
-            files.extend(backing_files(device.trim(), depth - 1));
-        }
-    }
-    files
 }

@@ -1,13 +1,14 @@
 //! What a disk is to be written to.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
-use super::in_use::{refuse_device_in_use, refuse_file_in_use};
+use super::block_device::BlockDevice;
+use super::in_use::refuse_file_in_use;
 use super::partial::folder_of;
+use super::sysfs::overlapping;
 use crate::error::{Error, Result};
 
 /// What is at the path of a target, all symbolic links followed.
@@ -17,8 +18,8 @@ pub enum Target {
     New(PathBuf),
     /// A regular file.
     File(PathBuf),
-    /// A block device of so many bytes.
-    Device(PathBuf, u64),
+    /// A block device.
+    Device(PathBuf, BlockDevice),
 }
 
 impl Target {
@@ -42,10 +43,8 @@ impl Target {
                     refuse_file_in_use(&real)?;
                     Ok(Self::File(real))
                 } else if kind.is_block_device() {
-                    let mut device = File::open(&real).map_err(fail)?;
-                    refuse_device_in_use(&device, &real)?;
-                    let end = device.seek(SeekFrom::End(0)).map_err(fail)?;
-                    Ok(Self::Device(real, end))
+                    let device = BlockDevice::look_at(&real)?;
+                    Ok(Self::Device(real, device))
                 } else {
                     let what = "neither a regular file nor a block device";
                     Err(Error::Usage(format!("{}: {what}", path.display())))
@@ -83,7 +82,15 @@ impl Target {
         let mut seen: HashMap<_, &Path> = HashMap::new();
         for target in targets {
             let path = target.path();
-            if let Some(other) = seen.insert(target.identity()?, path) {
+            let mut other = seen.insert(target.identity()?, path);
+            if let Self::Device(_, device) = target {
+                // A partition and its disk, too.
+                for number in overlapping(device.number).into_iter().filter(|n| *n != device.number)
+                {
+                    other = other.or(seen.get(&device_identity(number)).copied());
+                }
+            }
+            if let Some(other) = other {
                 let (path, other) = (path.display(), other.display());
                 let what = format!("{path}: two disks would be written to it (also as {other})");
                 return Err(Error::Usage(what));
@@ -96,7 +103,7 @@ impl Target {
     fn identity(&self) -> Result<(bool, u64, u64, PathBuf)> {
         let stat = |path: &Path| path.metadata().map_err(|e| Error::io(path, e));
         Ok(match self {
-            Self::Device(path, _) => (true, stat(path)?.rdev(), 0, PathBuf::new()),
+            Self::Device(_, device) => device_identity(device.number),
             Self::File(path) => {
                 let stat = stat(path)?;
                 (false, stat.dev(), stat.ino(), PathBuf::new())
@@ -128,23 +135,6 @@ impl Target {
     }
 }
 
-/// Opens a device that nobody uses: not mounted, nor part of a volume group or the like.
-pub(super) fn open_device(path: &Path, device_size: u64, size: u64) -> Result<File> {
-    if device_size < size {
-        let path = path.display();
-        let what = format!("{path}: has {device_size} bytes, and the disk has {size}");
-        return Err(Error::Usage(what));
-    }
-    let flags = i32::try_from(rustix::fs::OFlags::EXCL.bits()).unwrap_or(0);
-    let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path);
-    let file = file.map_err(|e| match e.kind() {
-        io::ErrorKind::ResourceBusy => {
-            let path = path.display();
-            Error::Usage(format!("{path}: in use (mounted, or part of something: see `lsblk`)"))
-        }
-        _ => Error::io(path, e),
-    })?;
-    // The user may have taken his time to answer.
-    refuse_device_in_use(&file, path)?;
-    Ok(file)
+fn device_identity(number: u64) -> (bool, u64, u64, PathBuf) {
+    (true, number, 0, PathBuf::new())
 }

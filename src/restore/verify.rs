@@ -178,32 +178,11 @@ fn first_difference(seen: &[u8], wanted: &[u8], is_hole: bool) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Phase;
+    use super::super::tests::{Silent, disk, disk_bytes};
     use super::*;
-    use crate::extent::{Extent, HostOffset, Slot, Word};
-    use crate::layer::MemoryLayer;
-
-    struct Silent;
-
-    impl Progress for Silent {
-        fn begin(&self, _: Phase, _: u64) {}
-
-        fn tick(&self, _: u64) {}
-    }
-
-    /// A disk of 100,000 bytes, of which those from 40,000 to 50,000 are not zeros.
-    fn disk() -> DiskImage {
-        let data = Word::At(Slot::Host(HostOffset(0)));
-        let extents = [Extent { range: 40_000..50_000, word: data }];
-        let layer = MemoryLayer::new("a", 100_000, &extents, vec![7; 10_000]).unwrap();
-        let node = Node { layer: Arc::new(layer), parent: None };
-        let map = ChainMap::new(vec![node], Arc::new(MapCache::new(CACHE))).unwrap();
-        DiskImage::new(Arc::new(map), NodeId(0), 100_000)
-    }
 
     fn verified(change: Option<usize>) -> Result<()> {
-        let mut bytes = vec![0; 100_000];
-        bytes[40_000..50_000].fill(7);
+        let mut bytes = disk_bytes();
         if let Some(at) = change {
             bytes[at] ^= 1;
         }

@@ -1,6 +1,7 @@
 //! Where two disks differ: by their maps alone, or by their bytes.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::{DiskImage, ReadError};
 use crate::map::{Piece, Resolved};
@@ -48,6 +49,11 @@ impl Difference {
 }
 
 impl DiskImage {
+    /// Whether both stand on files of one tree of backups.
+    pub fn is_of_one_chain_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.map, &other.map)
+    }
+
     /// The ranges of which `other` has bytes from elsewhere: ascending. No byte is read, so that what
     /// was written anew with the same bytes is among them. No other byte differs.
     pub fn differences(&self, other: &Self) -> Vec<Difference> {
@@ -114,8 +120,7 @@ impl DiskImage {
             }
             (Resolved::Bad { layer: a, fault: one }, Resolved::Bad { layer: b, fault: two }) => {
                 // Of one layer it is the same that is lost.
-                let same_map = std::sync::Arc::ptr_eq(&self.map, &other.map);
-                same_map && (a, one) == (b, two)
+                self.is_of_one_chain_with(other) && (a, one) == (b, two)
             }
             _ => false,
         }
