@@ -1,11 +1,10 @@
 //! Into the background without `fork`: the program starts itself once more and waits for its word.
 //!
-//! The parent starts the same program with the same arguments and a hidden flag, and reads the
+//! The parent starts the same program with the same words and a hidden flag, and reads the
 //! child's standard output. The child says one line, either that the view answers or why not, and
 //! only then cuts itself loose: until then the terminal's signals reach both.
 
-use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
@@ -23,13 +22,16 @@ const PROGRAM: &str = "/proc/self/exe";
 const READY: &str = "ready";
 const FAILED: &str = "failed: ";
 
-/// Starts the child; returns when its view answers.
-pub(super) fn start() -> Result<()> {
+/// Starts the child with the words of a command line, the program's name first; returns when its
+/// view answers.
+pub(super) fn start(words: &[OsString]) -> Result<()> {
     // A descriptor that was left open would be held, and what is locked with it, until the view is
     // unmounted.
     sys::keep_descriptors_to_ourselves().map_err(fail)?;
-    let mut arguments = env::args_os();
-    let name = arguments.next().unwrap_or_else(|| OsString::from("qcowfs"));
+    let (name, arguments) = match words {
+        [name, arguments @ ..] => (name.as_os_str(), arguments),
+        [] => (OsStr::new("qcowfs"), &[][..]),
+    };
     let mut child = Command::new(PROGRAM)
         .arg0(name)
         // In front: behind the others it could follow a `--`.

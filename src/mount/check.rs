@@ -131,7 +131,7 @@ fn check_free(path: &Path, real: &Path) -> Result<()> {
 
 /// Whether nobody serves it any more. Not `stat`: the kernel may answer that from its cache long
 /// after the daemon's death.
-fn is_dead(mount: &Mount) -> bool {
+pub(super) fn is_dead(mount: &Mount) -> bool {
     let path = mount.path.clone();
     let (tell, answer) = std::sync::mpsc::channel();
     std::thread::spawn(move || tell.send(rustix::fs::statfs(&path).map(drop)));

@@ -1,12 +1,15 @@
 //! Mounting a view, serving it, unmounting it.
 
+mod ask;
 mod check;
 mod device;
 mod fusermount;
 mod mountinfo;
 mod options;
+pub mod service;
 mod signals;
 mod unmount;
+mod watch;
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -19,17 +22,20 @@ use fuser::{BackgroundSession, Config, Session};
 use log::{debug, error, info};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
+pub use ask::read_status;
 pub use check::Place;
 pub use options::{Access, MountOptions};
 pub use signals::Hangup;
 pub use unmount::unmount;
+pub use watch::{WATCH, watch};
 
 use crate::error::{Error, Result};
 use crate::fault_log;
-use crate::fuse::View;
+use crate::fuse::{About, View};
 use crate::tree::Tree;
 use mountinfo::MountTable;
 use unmount::{OwnMount, Standing};
+use watch::Watcher;
 
 /// How the mount table tells our mounts from those of other FUSE daemons.
 const SUBTYPE: &str = "qcowfs";
@@ -41,6 +47,8 @@ pub struct Mounted {
     own: Arc<OwnMount>,
     session: BackgroundSession,
     ended: Arc<AtomicBool>,
+    /// Waits for our end, with `auto_unmount`.
+    _watcher: Option<Watcher>,
 }
 
 impl Mounted {
@@ -59,17 +67,25 @@ impl Mounted {
         let fuse = device::mount(&path, fsname, options)?;
         let device = mounted_device(&path)?;
         let own = Arc::new(OwnMount { path, device });
-        let started = start(fuse, tree, options, threads, &own);
+        let about = About {
+            source: place.source.clone(),
+            mount_point: place.mount_point.clone(),
+            options: options.told.clone(),
+            threads: threads.get(),
+        };
+        let view = View::new(tree, options.passthrough, about);
+        let started = start(fuse, view, options, threads, &own);
         let ended = Arc::new(AtomicBool::new(false));
         let answers = started.and_then(|session| {
             check_answer(&own, before)?;
             raise_read_ahead(own.device);
             signals::obey(signals, hangup, own.clone(), ended.clone())
                 .map_err(|e| Error::io(&own.path, e))?;
-            Ok(session)
+            let watcher = options.auto_unmount.then(|| Watcher::start(&own)).transpose()?;
+            Ok((session, watcher))
         });
         match answers {
-            Ok(session) => Ok(Self { own, session, ended }),
+            Ok((session, watcher)) => Ok(Self { own, session, ended, _watcher: watcher }),
             Err(e) => {
                 give_up(&own);
                 Err(e)
@@ -81,6 +97,7 @@ impl Mounted {
     pub fn serve(self) -> Result<()> {
         let path = &self.own.path;
         let over = self.session.join();
+        service::stopping("the view is gone");
         fault_log::flush();
         self.ended.store(true, Ordering::Release);
         if let Err(e) = over {
@@ -113,7 +130,7 @@ pub fn raise_open_files_limit() {
 
 fn start(
     fuse: OwnedFd,
-    tree: Tree,
+    view: View,
     options: &MountOptions,
     threads: NonZeroUsize,
     own: &OwnMount,
@@ -123,9 +140,7 @@ fn start(
     config.n_threads = Some(threads.get());
     config.clone_fd = threads.get() > 1;
     let fail = |e: io::Error| Error::io(&own.path, e);
-    let session =
-        Session::from_fd(View::new(tree, options.passthrough), fuse, options.acl(), config)
-            .map_err(fail)?;
+    let session = Session::from_fd(view, fuse, options.acl(), config).map_err(fail)?;
     session.spawn().map_err(fail)
 }
 

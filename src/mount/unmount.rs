@@ -89,7 +89,7 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<()> {
 }
 
 /// The mount at a path. The path itself is only looked at if nothing is mounted under its name.
-fn find(path: &Path) -> Result<Mount> {
+pub(super) fn find(path: &Path) -> Result<Mount> {
     let table = MountTable::read()?;
     let by_name = untouched(path).and_then(|path| table.top(&path).cloned());
     if let Some(mount) = by_name {
