@@ -56,7 +56,10 @@ pub(super) fn start(words: &[OsString]) -> Result<()> {
         }
         None => {
             let status = child.wait().map_err(fail)?;
-            let what = format!("the background process ended without a word ({status})");
+            let what = format!(
+                "the background process ended without a word ({status}); \
+                                say --foreground to see what happens"
+            );
             Err(Error::Usage(what))
         }
     }
@@ -96,7 +99,7 @@ impl Parent {
         if !self.is_waiting {
             return log::error!("{error}");
         }
-        let line = error.to_string().replace('\n', "; ");
+        let line = super::told(error).replace('\n', "; ");
         if let Err(e) = say(&format!("{FAILED}{line}")) {
             log::error!("{error}; and the parent process did not listen: {e}");
         }
@@ -104,7 +107,7 @@ impl Parent {
 }
 
 fn fail(error: impl Into<io::Error>) -> Error {
-    Error::Usage(format!("cannot go into the background: {}", error.into()))
+    Error::Usage(format!("cannot go into the background: {}; say --foreground", error.into()))
 }
 
 fn say(line: &str) -> io::Result<()> {

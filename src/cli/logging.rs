@@ -61,7 +61,10 @@ impl Destination {
     /// Opens a file to append to.
     pub(super) fn append_to(path: &Path) -> Result<Self> {
         let file = OpenOptions::new().append(true).create(true).open(path);
-        file.map(Self::File).map_err(|e| Error::io(path, e))
+        file.map(Self::File).map_err(|e| {
+            let path = path.display();
+            Error::Usage(format!("{path}: the log cannot go there: {e}; name another --log-file"))
+        })
     }
 }
 

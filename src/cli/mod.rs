@@ -27,7 +27,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use log::Level;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::mount::{WATCH, watch};
 use logging::Verbosity;
 use mount_helper::{HelperArgs, MOUNT_FAILED, WRONG_USAGE};
@@ -60,8 +60,10 @@ Examples:
   qcowfs restore /backups vm1/sda@latest /var/lib/libvirt/images/sda.raw
   qcowfs check /backups                  can they be relied on?
 
-Exit codes: 0 done, 1 failed (one line on the standard error says why), 2 wrong usage.
-`check` exits with 1 as well where it found damage.";
+Exit codes:
+  0  done
+  1  failed, and one line on the standard error says why; or `check` found damage
+  2  wrong usage";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -86,8 +88,15 @@ enum Command {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  qcowfs ls /backups           what can be restored, oldest first
+  qcowfs ls /backups           what can be restored, oldest first:
+      vm1/sda
+        CHECKPOINT      TIME (UTC)            SIZE    KIND         STATE  PARENT           ...
+        FULL-1706260639 2024-01-26T09:17:19Z  40 GiB  full         whole  -                ...
+        INC-1706260646  2024-01-26T09:17:26Z  40 GiB  incremental  whole  FULL-1706260639  ...
+        latest -> INC-1706260646
   qcowfs ls /backups --json    the same for programs, with what each link of a chain rests on
+  qcowfs ls --allow-root /var/lib/libvirt/images /backups
+      the backups stand on images outside of /backups
 
 A checkpoint whose state is `broken` cannot be shown; the line below it says why.")]
 struct LsArgs {
@@ -133,7 +142,7 @@ pub fn run() -> ExitCode {
     match dispatch(&cli, &words) {
         Ok(code) => code,
         Err(error) => {
-            complain(&error.to_string());
+            complain(&told(&error));
             ExitCode::FAILURE
         }
     }
@@ -149,8 +158,8 @@ fn run_as_helper(words: &[OsString]) -> ExitCode {
             return if told.use_stderr() { WRONG_USAGE.into() } else { ExitCode::SUCCESS };
         }
     };
-    let failed = |error: crate::error::Error, code: u8| {
-        complain(&error.to_string());
+    let failed = |error: Error, code: u8| {
+        complain(&told(&error));
         ExitCode::from(code)
     };
     match mount_helper::translate(&args) {
@@ -185,6 +194,29 @@ fn dispatch(cli: &Cli, words: &[OsString]) -> Result<ExitCode> {
         Command::Restore(args) => to_terminal().and_then(|()| restore::run(args, verbosity)),
     };
     done.map(|()| ExitCode::SUCCESS)
+}
+
+/// An error, and what to do about it where the error itself cannot know.
+fn told(error: &Error) -> String {
+    let advice = match error {
+        Error::Io { source, .. } => match source.kind() {
+            io::ErrorKind::NotFound => "is the path right, and its file system mounted?",
+            io::ErrorKind::PermissionDenied => "try it as root, or as the owner",
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                "make room, or choose another place"
+            }
+            io::ErrorKind::ReadOnlyFilesystem => "choose another place",
+            _ if source.raw_os_error() == Some(libc::EIO) => {
+                "`dmesg` may say more about the device"
+            }
+            _ => return error.to_string(),
+        },
+        Error::Corrupt { .. } => "`qcowfs check` tells which restore points that spoils",
+        Error::Unsupported { .. } | Error::MissingLayer { .. } | Error::Usage(_) => {
+            return error.to_string();
+        }
+    };
+    format!("{error}: {advice}")
 }
 
 /// A line on the standard error. If nobody can read it, the exit code still tells.

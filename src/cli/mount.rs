@@ -49,9 +49,20 @@ const MOST_THREADS: usize = 8;
 #[command(after_help = "\
 Examples:
   qcowfs mount /backups /mnt/view
-  qcowfs mount -o allow_other /backups /mnt/view         let other users look in
+      prints nothing if all is shown, or a line such as:
+      qcowfs: note: restore points that cannot be shown: 1; see `qcowfs ls /backups`
+      then /mnt/view/vm1/sda/latest/disk.img is the newest state of the disk, and so on
+  qcowfs mount -o allow_other,auto_unmount /backups /mnt/view
+      others may look in, and the view goes away should its process be killed
   qcowfs mount -o missing=zero /backups /mnt/view        show also what lost a part of its chain
-  qcowfs mount -f -v /backups /mnt/view                  stay, and say what happens")]
+  qcowfs mount -f -v /backups /mnt/view                  stay, and say what happens
+
+`mount -t qcowfs` and lines of fstab take the same -o: see mount.qcowfs(8).
+
+Exit codes:
+  0  the view answers; with --foreground: it was unmounted
+  1  nothing is mounted; one line says why and what to do
+  2  wrong usage")]
 pub(super) struct MountArgs {
     /// Folder of backups, or one backup file
     source: PathBuf,
@@ -160,11 +171,11 @@ fn serve(
             }
         }
         None => service::ready(&format!(
-            "{} disks, {} restore points of {} at {}",
-            counts.disks,
-            counts.checkpoints,
+            "{} at {}: disks: {}, restore points: {}",
             place.source().display(),
-            place.mount_point().display()
+            place.mount_point().display(),
+            counts.disks,
+            counts.checkpoints
         )),
     }
     mounted.serve()

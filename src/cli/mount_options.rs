@@ -144,7 +144,7 @@ fn apply_mount(options: &mut MountOptions, word: &OsStr) -> Result<()> {
 
 fn checked_name(name: &[u8]) -> Result<OsString> {
     if name.is_empty() {
-        return usage("the option fsname= needs a name");
+        return usage("the option fsname= needs a name, such as fsname=backups");
     }
     Ok(OsString::from_vec(name.to_vec()))
 }

@@ -173,7 +173,9 @@ fn device_at(path: &Path) -> Result<mountinfo::Device> {
 
 fn not_there(path: &Path) -> Error {
     let path = path.display();
-    Error::Usage(format!("{path}: mounted, but the view does not appear there: is it covered?"))
+    Error::Usage(format!(
+        "{path}: mounted, but the view does not appear there: `findmnt {path}` shows what covers it"
+    ))
 }
 
 /// Unmounts what nobody should use any more; lazily, because there is nobody left to serve it.

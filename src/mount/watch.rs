@@ -52,7 +52,9 @@ impl Watcher {
             // The terminal's Ctrl-C is for the daemon, which unmounts by itself then.
             .process_group(0)
             .spawn()
-            .map_err(|e| Error::Usage(format!("cannot have auto_unmount: {e}")))?;
+            .map_err(|e| {
+                Error::Usage(format!("cannot have auto_unmount: {e}; mount without it"))
+            })?;
         Ok(Self { _process: process })
     }
 }
