@@ -8,6 +8,7 @@ mod content;
 mod handles;
 mod passthrough;
 mod refusals;
+mod status;
 mod waiting;
 
 use std::ffi::{OsStr, OsString};
@@ -32,6 +33,8 @@ use attributes::{BLOCK_SIZE, file_attr, file_type, lifetime, nothing};
 use content::Target;
 use handles::{Handles, Listing, OpenFile};
 use passthrough::Backings;
+use status::Status;
+pub use status::{About, FILE as STATUS_FILE, FOLDER as STATUS_FOLDER};
 
 /// The largest request, and so the largest read that comes whole; bytes.
 const LARGEST_REQUEST: u32 = 1 << 20;
@@ -49,23 +52,31 @@ pub struct View {
     folders: Handles<Listing>,
     backings: Backings,
     may_pass_through: bool,
+    status: Status,
 }
 
 impl View {
     /// Makes a tree ready to be mounted. `may_pass_through`: the kernel may read plain raw files by
-    /// itself, where it can.
-    pub fn new(tree: Tree, may_pass_through: bool) -> Self {
+    /// itself, where it can. `about`: what its status says of the mount.
+    pub fn new(tree: Tree, may_pass_through: bool, about: About) -> Self {
         Self {
             tree,
             files: Handles::new(),
             folders: Handles::new(),
             backings: Backings::default(),
             may_pass_through,
+            status: Status::new(about),
         }
     }
 
     fn attr(&self, ino: INodeNo) -> Option<Attr> {
-        self.tree.attr(Ino(ino.0))
+        let ino = Ino(ino.0);
+        self.status.attr(ino).or_else(|| self.tree.attr(ino))
+    }
+
+    fn opened(&self, ino: Ino) -> Option<Opened> {
+        let open = || (self.files.count(), self.folders.count());
+        self.status.open(ino, &self.tree, open).or_else(|| self.tree.open(ino))
     }
 
     /// Where an inode is in the view, for the log.
@@ -82,6 +93,7 @@ impl View {
     }
 
     fn log_fault(&self, ino: INodeNo, request: fmt::Arguments<'_>, fault: &Error) {
+        self.status.count_fault(fault);
         if fault_log::admits(Level::Error, fault.file().unwrap_or(Path::new(""))) {
             error!("{}: {request}: {fault}", self.path(ino).display());
         }
@@ -122,8 +134,9 @@ impl Filesystem for View {
         if folder.kind != NodeKind::Folder {
             return reply.error(Errno::ENOTDIR);
         }
-        let found = self.tree.lookup(folder.ino, name).and_then(|ino| self.tree.attr(ino));
-        match found {
+        let found = self.tree.lookup(folder.ino, name);
+        let found = found.or_else(|| Status::lookup(folder.ino, name));
+        match found.and_then(|ino| self.attr(INodeNo(ino.0))) {
             Some(attr) => reply.entry(&lifetime(attr.settled), &file_attr(&attr), GENERATION),
             None => reply.entry(&lifetime(folder.settled), &nothing(), GENERATION),
         }
@@ -166,7 +179,8 @@ impl Filesystem for View {
     }
 
     fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let Some(listing) = Listing::of(&self.tree, Ino(ino.0)) else {
+        let listing = Status::listing(Ino(ino.0));
+        let Some(listing) = listing.or_else(|| Listing::of(&self.tree, Ino(ino.0))) else {
             return reply.error(Errno::ENOTDIR);
         };
         let settled = self.attr(ino).is_some_and(|attr| attr.settled);
@@ -203,7 +217,7 @@ impl Filesystem for View {
         let Some(listing) = self.folders.get(handle) else { return reply.error(Errno::EBADF) };
         for (entry, next) in listing.from(offset) {
             // Gone since the folder was opened: as if it had never been there.
-            let Some(attr) = self.tree.attr(entry.ino) else { continue };
+            let Some(attr) = self.attr(INodeNo(entry.ino.0)) else { continue };
             let (ttl, ino) = (lifetime(attr.settled), INodeNo(entry.ino.0));
             if reply.add(ino, next, &entry.name, &ttl, &file_attr(&attr), GENERATION) {
                 break;
@@ -228,7 +242,7 @@ impl Filesystem for View {
         if flags.acc_mode() != OpenAccMode::O_RDONLY || flags.0 & libc::O_TRUNC != 0 {
             return reply.error(Errno::EROFS);
         }
-        let Some(file) = self.tree.open(Ino(ino.0)) else { return reply.error(Errno::EISDIR) };
+        let Some(file) = self.opened(Ino(ino.0)) else { return reply.error(Errno::EISDIR) };
         let how = match &file {
             // The bytes behind an image's inode never change: keep what was read before.
             Opened::Image(_) => FopenFlags::FOPEN_KEEP_CACHE,
@@ -267,6 +281,7 @@ impl Filesystem for View {
         let reply = if direct { waiting::hold(request.pid(), reply) } else { Some(reply) };
         content::read(&file.file, offset, size, |piece| {
             let Some(reply) = reply.or_else(waiting::take) else { return };
+            self.status.count_read(&file.file, piece.bytes.len());
             let Some(fault) = piece.fault else { return reply.data(piece.bytes) };
             self.log_fault(ino, format_args!("cannot read {size} bytes at {offset}"), &fault);
             // A short reply to a buffered read would make the kernel take the file for shorter.

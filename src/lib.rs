@@ -21,6 +21,7 @@
 //! | [`extent`] | ranges and what is said about them                                           |
 //! | [`error`]  | what can go wrong                                                            |
 //! | `fault_log` | how much of it goes to the log                                              |
+//! | [`hits`]   | how often a cache had what was asked for                                     |
 //! | `sys`      | the system calls that take `unsafe`, which is written nowhere else           |
 //!
 //! # The way of a read
@@ -38,6 +39,7 @@ pub mod error;
 pub mod extent;
 mod fault_log;
 pub mod fuse;
+pub mod hits;
 pub mod layer;
 pub mod layout;
 pub mod map;

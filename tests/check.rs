@@ -685,19 +685,24 @@ fn quiet_hides_warnings_and_no_damage() {
 #[test]
 fn a_terminal_gets_a_progress_bar_unless_quiet() {
     let case = Case::unpack("qmpbackup-new");
-    let on_terminal = |quiet: &str| {
+    let on_terminal = |variable: &str, quiet: &str| {
         let program = env!("CARGO_BIN_EXE_qcowfs");
-        let command = format!("{program} check {quiet} '{}'", case.backups().display());
+        let command = format!("{variable} {program} check {quiet} '{}'", case.backups().display());
         // All that the terminal got, bar and report.
         Run::new("script").args(["-q", "-e", "-c", &command, "/dev/null"]).ok().text()
     };
-    let loud = on_terminal("");
+    let loud = on_terminal("", "");
     assert!(loud.contains("checking ["), "{loud:?}");
     assert!(loud.contains("8 files checked, 0 damaged"), "{loud:?}");
-    assert_eq!(
-        on_terminal("-q").trim_end(),
-        "8 files checked, 0 damaged, 0 of 8 restore points spoiled"
-    );
+    let said = "8 files checked, 0 damaged, 0 of 8 restore points spoiled";
+    let green = format!("\x1b[32m{said}\x1b[0m");
+    for (variables, wanted) in [
+        ("NO_COLOR= TERM=xterm", green.as_str()),
+        ("NO_COLOR=1 TERM=xterm", said),
+        ("NO_COLOR= TERM=dumb", said),
+    ] {
+        assert_eq!(on_terminal(variables, "-q").trim_end(), wanted, "{variables}");
+    }
 }
 
 #[test]

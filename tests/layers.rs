@@ -13,7 +13,7 @@
 use std::path::{Path, PathBuf};
 
 /// The modules, top to bottom: each may use those below it, and itself.
-const ORDER: [&str; 18] = [
+const ORDER: [&str; 19] = [
     "cli",
     "mount",
     "fuse",
@@ -31,6 +31,7 @@ const ORDER: [&str; 18] = [
     "extent",
     "error",
     "fault_log",
+    "hits",
     "sys",
 ];
 

@@ -1,11 +1,10 @@
 //! Into the background without `fork`: the program starts itself once more and waits for its word.
 //!
-//! The parent starts the same program with the same arguments and a hidden flag, and reads the
+//! The parent starts the same program with the same words and a hidden flag, and reads the
 //! child's standard output. The child says one line, either that the view answers or why not, and
 //! only then cuts itself loose: until then the terminal's signals reach both.
 
-use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
@@ -23,13 +22,16 @@ const PROGRAM: &str = "/proc/self/exe";
 const READY: &str = "ready";
 const FAILED: &str = "failed: ";
 
-/// Starts the child; returns when its view answers.
-pub(super) fn start() -> Result<()> {
+/// Starts the child with the words of a command line, the program's name first; returns when its
+/// view answers.
+pub(super) fn start(words: &[OsString]) -> Result<()> {
     // A descriptor that was left open would be held, and what is locked with it, until the view is
     // unmounted.
     sys::keep_descriptors_to_ourselves().map_err(fail)?;
-    let mut arguments = env::args_os();
-    let name = arguments.next().unwrap_or_else(|| OsString::from("qcowfs"));
+    let (name, arguments) = match words {
+        [name, arguments @ ..] => (name.as_os_str(), arguments),
+        [] => (OsStr::new("qcowfs"), &[][..]),
+    };
     let mut child = Command::new(PROGRAM)
         .arg0(name)
         // In front: behind the others it could follow a `--`.
@@ -54,7 +56,10 @@ pub(super) fn start() -> Result<()> {
         }
         None => {
             let status = child.wait().map_err(fail)?;
-            let what = format!("the background process ended without a word ({status})");
+            let what = format!(
+                "the background process ended without a word ({status}); \
+                                say --foreground to see what happens"
+            );
             Err(Error::Usage(what))
         }
     }
@@ -94,7 +99,7 @@ impl Parent {
         if !self.is_waiting {
             return log::error!("{error}");
         }
-        let line = error.to_string().replace('\n', "; ");
+        let line = super::told(error).replace('\n', "; ");
         if let Err(e) = say(&format!("{FAILED}{line}")) {
             log::error!("{error}; and the parent process did not listen: {e}");
         }
@@ -102,7 +107,7 @@ impl Parent {
 }
 
 fn fail(error: impl Into<io::Error>) -> Error {
-    Error::Usage(format!("cannot go into the background: {}", error.into()))
+    Error::Usage(format!("cannot go into the background: {}; say --foreground", error.into()))
 }
 
 fn say(line: &str) -> io::Result<()> {

@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::AllowedRoots;
 use super::logging::Verbosity;
+use super::paint::{Painter, Tone};
 use crate::check::{Check, FileReport, Report, State};
 use crate::error::{Error, Result};
 use crate::tree::plan::Plan;
@@ -25,7 +26,8 @@ const MOST_PROBLEMS: usize = 20;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  qcowfs check /backups             verify everything
+  qcowfs check /backups             verify everything:
+      8 files checked, 0 damaged, 0 of 8 restore points spoiled
   qcowfs check /backups vm1/sda     only this disk (or a restore point, a file, a folder)
   qcowfs check -q /backups          no progress, no warnings: only what is damaged, and the sum
   qcowfs check /backups --json      the same for programs
@@ -72,7 +74,7 @@ pub(super) fn run(args: &CheckArgs, verbosity: Verbosity) -> Result<ExitCode> {
     let bar = progress(check.bytes(), quiet);
     let report = check.run(&plan, &|bytes| bar.inc(bytes));
     bar.finish_and_clear();
-    let text = if args.json { json(&report)? } else { text(&report, quiet) };
+    let text = if args.json { json(&report)? } else { text(&report, quiet, Painter::of_stdout()) };
     match io::stdout().lock().write_all(&text) {
         // The reader has seen enough (`qcowfs check | head`).
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {}
@@ -100,11 +102,11 @@ fn json(report: &Report) -> Result<Vec<u8>> {
     Ok(text)
 }
 
-fn text(report: &Report, quiet: bool) -> Vec<u8> {
+fn text(report: &Report, quiet: bool, painter: Painter) -> Vec<u8> {
     let mut out = String::new();
     for file in &report.files {
         if file.state == State::Damaged || (file.state == State::Warning && !quiet) {
-            print_file(&mut out, file, quiet);
+            print_file(&mut out, file, quiet, painter);
         }
     }
     for ignored in report.ignored.iter().filter(|_| !quiet) {
@@ -120,13 +122,20 @@ fn text(report: &Report, quiet: bool) -> Vec<u8> {
     let (damaged, spoiled) = (summary.damaged, summary.spoiled);
     let sum =
         format!("{files} checked, {damaged} damaged{warnings}, {spoiled} of {points} spoiled");
-    line(&mut out, &sum);
+    let tone = if report.is_damaged() { Tone::Bad } else { Tone::Good };
+    out.push_str(&painter.paint(tone, &sum));
+    out.push('\n');
     out.into_bytes()
 }
 
-fn print_file(out: &mut String, file: &FileReport, quiet: bool) {
-    let state = if file.state == State::Damaged { "damaged" } else { "warning" };
-    line(out, &format!("{}: {state}", file.path));
+fn print_file(out: &mut String, file: &FileReport, quiet: bool, painter: Painter) {
+    let is_damaged = file.state == State::Damaged;
+    let (state, tone) =
+        if is_damaged { ("damaged", Tone::Bad) } else { ("warning", Tone::Doubtful) };
+    let mut heading = String::new();
+    line(&mut heading, &format!("{}: {state}", file.path));
+    out.push_str(&painter.paint(tone, heading.trim_end_matches('\n')));
+    out.push('\n');
     let told = || file.problems.iter().filter(|p| !quiet || p.severity == "damage");
     for problem in told().take(MOST_PROBLEMS) {
         let mark = if problem.severity == "damage" { "" } else { "warning: " };

@@ -14,6 +14,8 @@ use crate::view::{Difference, DiskImage, Side};
 const EXAMPLES: &str = "\
 Examples:
   qcowfs diff /backups vm1/sda/INC-1706260646 vm1/sda@latest
+      0x100000           0x30000        data     data
+      192 KiB may differ, in 1 range
   qcowfs diff /backups sda@2024-01-25 sda@2024-01-26 --content    only bytes that really differ
   qcowfs diff /backups sda@2024-01-25 sda@2024-01-26 --json
 

@@ -16,8 +16,12 @@ use crate::tree::plan::{DiskPlan, rfc3339};
 
 const EXAMPLES: &str = "\
 Examples:
-  qcowfs info /backups                                 each disk in short
-  qcowfs info /backups vm1/sda/INC-1706260646          one restore point
+  qcowfs info /backups                                 each disk in short:
+      vm1/sda: 40 GiB
+        restore points: 4, in 14.2 GiB of files
+        times:          2024-01-26T09:17:19Z to 2024-01-29T09:17:26Z
+        latest:         INC-1706519846
+  qcowfs info /backups vm1/sda/INC-1706260646          one restore point, with its files
   qcowfs info /backups vm1/sda@latest --json           the same as the view's info.json";
 
 /// Tell what a restore point is made of: its size, its files, and what that rests on

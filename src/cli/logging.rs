@@ -2,12 +2,13 @@
 
 use std::env;
 use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
 use std::path::Path;
 use std::process;
 
 use clap::Args;
 use env_logger::{Builder, Logger, Target};
-use log::{Log, Metadata, Record};
+use log::{Level, Log, Metadata, Record};
 use syslog::{BasicLogger, Facility, Formatter3164};
 
 use crate::error::{Error, Result};
@@ -60,7 +61,10 @@ impl Destination {
     /// Opens a file to append to.
     pub(super) fn append_to(path: &Path) -> Result<Self> {
         let file = OpenOptions::new().append(true).create(true).open(path);
-        file.map(Self::File).map_err(|e| Error::io(path, e))
+        file.map(Self::File).map_err(|e| {
+            let path = path.display();
+            Error::Usage(format!("{path}: the log cannot go there: {e}; name another --log-file"))
+        })
     }
 }
 
@@ -70,6 +74,7 @@ pub(super) fn start(verbosity: Verbosity, destination: Destination) -> Result<()
     let overridden = env::var(VARIABLE).ok().filter(|filters| !filters.is_empty());
     builder.parse_filters(overridden.as_deref().unwrap_or(verbosity.filters()));
     let filter = match destination {
+        Destination::Terminal if is_journal() => builder.format(for_journal).build(),
         Destination::Terminal => builder.build(),
         Destination::File(file) => builder.target(Target::Pipe(Box::new(file))).build(),
         Destination::Syslog => return start_syslog(builder.build()),
@@ -78,6 +83,31 @@ pub(super) fn start(verbosity: Verbosity, destination: Destination) -> Result<()
     set(Box::new(filter))?;
     log::set_max_level(level);
     Ok(())
+}
+
+/// Whether the standard error leads to systemd's journal, which knows the time and wants to know how
+/// important a line is (`systemd.exec(5)`, `sd-daemon(3)`).
+pub(super) fn is_journal() -> bool {
+    let stream = env::var("JOURNAL_STREAM").unwrap_or_default();
+    let Some((device, inode)) = stream.split_once(':') else { return false };
+    let own = rustix::fs::fstat(io::stderr());
+    own.is_ok_and(|own| device.parse() == Ok(own.st_dev) && inode.parse() == Ok(own.st_ino))
+}
+
+/// What the journal takes for the importance of a line; syslog's numbers.
+pub(super) fn journal_mark(level: Level) -> &'static str {
+    match level {
+        Level::Error => "<3>",
+        Level::Warn => "<4>",
+        Level::Info => "<6>",
+        Level::Debug | Level::Trace => "<7>",
+    }
+}
+
+fn for_journal(out: &mut env_logger::fmt::Formatter, record: &Record<'_>) -> io::Result<()> {
+    let mark = journal_mark(record.level());
+    let text = record.args().to_string();
+    text.lines().try_for_each(|line| writeln!(out, "{mark}{line}"))
 }
 
 /// Whether the system has a log that takes messages.
@@ -131,8 +161,6 @@ impl Log for Filtered {
 
 #[cfg(test)]
 mod tests {
-    use log::Level;
-
     use super::*;
 
     fn logs(quiet: bool, verbose: u8, target: &str, level: Level) -> bool {

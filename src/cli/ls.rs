@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::LsArgs;
+use super::paint::{Painter, Tone};
 use super::size::human_size;
 use crate::chain::catalog::Catalog;
 use crate::error::{Error, Result};
@@ -44,7 +45,8 @@ pub(super) fn run(args: &LsArgs) -> Result<()> {
             .map_err(|e| Error::Usage(e.to_string()))?;
         text.push(b'\n');
     } else {
-        print_text(&mut text, &listing).map_err(|e| Error::io("standard output", e))?;
+        print_text(&mut text, &listing, Painter::of_stdout())
+            .map_err(|e| Error::io("standard output", e))?;
     }
     match io::stdout().lock().write_all(&text) {
         // The reader has seen enough (`qcowfs ls | head`).
@@ -76,17 +78,18 @@ fn listing(catalog: &Catalog) -> Listing {
     }
 }
 
-fn print_text(out: &mut Vec<u8>, listing: &Listing) -> io::Result<()> {
+fn print_text(out: &mut Vec<u8>, listing: &Listing, painter: Painter) -> io::Result<()> {
     if listing.disks.is_empty() {
         writeln!(out, "No VM-disk backup was found in {}.", listing.source)?;
     }
     for disk in &listing.disks {
-        writeln!(out, "{}", disk.path)?;
-        print_disk(out, disk)?;
+        writeln!(out, "{}", painter.paint(Tone::Heading, &disk.path))?;
+        print_disk(out, disk, painter)?;
         writeln!(out)?;
     }
     for Ignored { path, reason } in &listing.ignored {
-        writeln!(out, "not shown: {path:?}: {}", printable(reason))?;
+        let line = format!("not shown: {path:?}: {}", printable(reason));
+        writeln!(out, "{}", painter.paint(Tone::Doubtful, &line))?;
     }
     Ok(())
 }
@@ -94,7 +97,7 @@ fn print_text(out: &mut Vec<u8>, listing: &Listing) -> io::Result<()> {
 const HEADINGS: [&str; 7] =
     ["CHECKPOINT", "TIME (UTC)", "SIZE", "KIND", "STATE", "PARENT", "EVIDENCE"];
 
-fn print_disk(out: &mut Vec<u8>, disk: &DiskListing) -> io::Result<()> {
+fn print_disk(out: &mut Vec<u8>, disk: &DiskListing, painter: Painter) -> io::Result<()> {
     let rows: Vec<[String; 7]> = disk.checkpoints.iter().map(row).collect();
     let mut widths = HEADINGS.map(str::len);
     for row in &rows {
@@ -102,14 +105,20 @@ fn print_disk(out: &mut Vec<u8>, disk: &DiskListing) -> io::Result<()> {
             *width = (*width).max(cell.chars().count());
         }
     }
-    print_row(out, &HEADINGS.map(str::to_owned), &widths)?;
+    let line = line(&HEADINGS.map(str::to_owned), &widths);
+    writeln!(out, "{}", painter.paint(Tone::Heading, &line))?;
     for (checkpoint, row) in disk.checkpoints.iter().zip(&rows) {
-        print_row(out, row, &widths)?;
+        let line = self::line(row, &widths);
+        let is_whole = checkpoint.reason.is_none();
+        let line = if is_whole { line } else { painter.paint(Tone::Bad, &line) };
+        writeln!(out, "{line}")?;
         if let Some(reason) = &checkpoint.reason {
-            writeln!(out, "    broken: {}", printable(reason))?;
+            let line = format!("    broken: {}", printable(reason));
+            writeln!(out, "{}", painter.paint(Tone::Bad, &line))?;
         }
         for warning in &checkpoint.warnings {
-            writeln!(out, "    warning: {}", printable(warning))?;
+            let line = format!("    warning: {}", printable(warning));
+            writeln!(out, "{}", painter.paint(Tone::Doubtful, &line))?;
         }
     }
     if let Some(latest) = &disk.latest {
@@ -118,10 +127,10 @@ fn print_disk(out: &mut Vec<u8>, disk: &DiskListing) -> io::Result<()> {
     Ok(())
 }
 
-fn print_row(out: &mut Vec<u8>, row: &[String; 7], widths: &[usize; 7]) -> io::Result<()> {
+fn line(row: &[String; 7], widths: &[usize; 7]) -> String {
     let cell = |(cell, width): (&String, &usize)| format!("  {cell:<width$}");
     let line: String = row.iter().zip(widths).map(cell).collect();
-    writeln!(out, "{}", line.trim_end())
+    line.trim_end().to_owned()
 }
 
 fn row(checkpoint: &Info) -> [String; 7] {

@@ -8,21 +8,29 @@ mod logging;
 mod ls;
 mod map;
 mod mount;
+mod mount_helper;
 mod mount_options;
+mod paint;
 mod points;
 mod progress;
 mod restore;
 mod size;
+mod status;
 mod umount;
 
+use std::env;
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use log::Level;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::mount::{WATCH, watch};
 use logging::Verbosity;
+use mount_helper::{HelperArgs, MOUNT_FAILED, WRONG_USAGE};
 
 /// Shows a folder of VM-disk backups as the disks that they hold
 ///
@@ -47,31 +55,48 @@ Examples:
   qcowfs ls /backups                     what is there, without mounting it
   qcowfs mount /backups /mnt/view        show it
   mount -o ro,noload,loop,offset=1048576 /mnt/view/vm1/sda/latest/disk.img /mnt/files
+  qcowfs status /mnt/view                how it is doing
   qcowfs umount /mnt/view                hide it again
   qcowfs restore /backups vm1/sda@latest /var/lib/libvirt/images/sda.raw
   qcowfs check /backups                  can they be relied on?
 
-Exit codes: 0 done, 1 failed (one line on the standard error says why), 2 wrong usage.
-`check` exits with 1 as well where it found damage.";
+Exit codes:
+  0  done
+  1  failed, and one line on the standard error says why; or `check` found damage
+  2  wrong usage";
 
 #[derive(Debug, Subcommand)]
 enum Command {
     Mount(mount::MountArgs),
     Umount(umount::UmountArgs),
+    Status(status::StatusArgs),
     Ls(LsArgs),
     Info(info::InfoArgs),
     Map(map::MapArgs),
     Diff(diff::DiffArgs),
     Restore(restore::RestoreArgs),
     Check(check::CheckArgs),
+    /// Take a view away when its process has died: started by `mount -o auto_unmount`
+    #[command(name = WATCH, hide = true)]
+    Watch {
+        /// Which mount is meant
+        mount: OsString,
+    },
 }
 
 /// List what a source holds: disks, restore points, and what is wrong with them
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  qcowfs ls /backups           what can be restored, oldest first
+  qcowfs ls /backups           what can be restored, oldest first:
+      vm1/sda
+        CHECKPOINT      TIME (UTC)            SIZE    KIND         STATE  PARENT           ...
+        FULL-1706260639 2024-01-26T09:17:19Z  40 GiB  full         whole  -                ...
+        INC-1706260646  2024-01-26T09:17:26Z  40 GiB  incremental  whole  FULL-1706260639  ...
+        latest -> INC-1706260646
   qcowfs ls /backups --json    the same for programs, with what each link of a chain rests on
+  qcowfs ls --allow-root /var/lib/libvirt/images /backups
+      the backups stand on images outside of /backups
 
 A checkpoint whose state is `broken` cannot be shown; the line below it says why.")]
 struct LsArgs {
@@ -97,62 +122,116 @@ struct AllowedRoots {
     list: Vec<PathBuf>,
 }
 
+/// The program's command line, for those who write its manual pages and completions.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// The command line of the program where mount(8) calls it.
+pub fn mount_helper_command() -> clap::Command {
+    HelperArgs::command()
+}
+
 /// Runs the program: parses the command line, does what it says, and tells how it went.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
-    match dispatch(&cli) {
+    let words: Vec<OsString> = env::args_os().collect();
+    if mount_helper::is_called(&words) {
+        return run_as_helper(&words);
+    }
+    let cli = Cli::parse_from(&words);
+    match dispatch(&cli, &words) {
         Ok(code) => code,
         Err(error) => {
-            complain(&error.to_string());
+            complain(&told(&error));
             ExitCode::FAILURE
         }
     }
 }
 
-fn dispatch(cli: &Cli) -> Result<ExitCode> {
-    match &cli.command {
-        Command::Mount(args) => mount::run(args, cli.verbosity, cli.background_child),
-        Command::Umount(args) => {
-            logging::start(cli.verbosity, logging::Destination::Terminal)?;
-            umount::run(args).map(|()| ExitCode::SUCCESS)
+/// Mounts for mount(8), whose exit codes are others than ours.
+fn run_as_helper(words: &[OsString]) -> ExitCode {
+    let args = match HelperArgs::try_parse_from(words) {
+        Ok(args) => args,
+        Err(told) => {
+            // If nobody can read it, the exit code still tells.
+            let _unread = told.print();
+            return if told.use_stderr() { WRONG_USAGE.into() } else { ExitCode::SUCCESS };
         }
-        Command::Ls(args) => {
-            logging::start(cli.verbosity, logging::Destination::Terminal)?;
-            ls::run(args).map(|()| ExitCode::SUCCESS)
-        }
-        Command::Info(args) => {
-            logging::start(cli.verbosity, logging::Destination::Terminal)?;
-            info::run(args).map(|()| ExitCode::SUCCESS)
-        }
-        Command::Map(args) => {
-            logging::start(cli.verbosity, logging::Destination::Terminal)?;
-            map::run(args).map(|()| ExitCode::SUCCESS)
-        }
-        Command::Diff(args) => {
-            logging::start(cli.verbosity, logging::Destination::Terminal)?;
-            diff::run(args).map(|()| ExitCode::SUCCESS)
-        }
-        Command::Restore(args) => {
-            logging::start(cli.verbosity, logging::Destination::Terminal)?;
-            restore::run(args, cli.verbosity).map(|()| ExitCode::SUCCESS)
-        }
-        Command::Check(args) => {
-            logging::start(cli.verbosity, logging::Destination::Terminal)?;
-            check::run(args, cli.verbosity)
-        }
+    };
+    let failed = |error: Error, code: u8| {
+        complain(&told(&error));
+        ExitCode::from(code)
+    };
+    match mount_helper::translate(&args) {
+        Ok(None) => ExitCode::SUCCESS,
+        Ok(Some(words)) => match dispatch(&Cli::parse_from(&words), &words) {
+            Ok(code) => code,
+            Err(error) => failed(error, MOUNT_FAILED),
+        },
+        Err(error) => failed(error, WRONG_USAGE),
     }
+}
+
+fn dispatch(cli: &Cli, words: &[OsString]) -> Result<ExitCode> {
+    let verbosity = cli.verbosity;
+    let to_terminal = || logging::start(verbosity, logging::Destination::Terminal);
+    let done = match &cli.command {
+        // These decide themselves where the log goes.
+        Command::Mount(args) => {
+            return mount::run(args, verbosity, cli.background_child, words);
+        }
+        Command::Watch { mount } => {
+            logging::start(verbosity, logging::Destination::Syslog)?;
+            return watch(mount).map(|()| ExitCode::SUCCESS);
+        }
+        Command::Check(args) => return to_terminal().and_then(|()| check::run(args, verbosity)),
+        Command::Umount(args) => to_terminal().and_then(|()| umount::run(args)),
+        Command::Status(args) => to_terminal().and_then(|()| status::run(args)),
+        Command::Ls(args) => to_terminal().and_then(|()| ls::run(args)),
+        Command::Info(args) => to_terminal().and_then(|()| info::run(args)),
+        Command::Map(args) => to_terminal().and_then(|()| map::run(args)),
+        Command::Diff(args) => to_terminal().and_then(|()| diff::run(args)),
+        Command::Restore(args) => to_terminal().and_then(|()| restore::run(args, verbosity)),
+    };
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+/// An error, and what to do about it where the error itself cannot know.
+fn told(error: &Error) -> String {
+    let advice = match error {
+        Error::Io { source, .. } => match source.kind() {
+            io::ErrorKind::NotFound => "is the path right, and its file system mounted?",
+            io::ErrorKind::PermissionDenied => "try it as root, or as the owner",
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                "make room, or choose another place"
+            }
+            io::ErrorKind::ReadOnlyFilesystem => "choose another place",
+            _ if source.raw_os_error() == Some(libc::EIO) => {
+                "`dmesg` may say more about the device"
+            }
+            _ => return error.to_string(),
+        },
+        Error::Corrupt { .. } => "`qcowfs check` tells which restore points that spoils",
+        Error::Unsupported { .. } | Error::MissingLayer { .. } | Error::Usage(_) => {
+            return error.to_string();
+        }
+    };
+    format!("{error}: {advice}")
 }
 
 /// A line on the standard error. If nobody can read it, the exit code still tells.
 fn complain(what: &str) {
     let line = what.replace('\n', "; ");
-    let _unread = writeln!(io::stderr(), "qcowfs: {line}");
+    let mark = match what.starts_with("note:") {
+        _ if !logging::is_journal() => "",
+        true => logging::journal_mark(Level::Warn),
+        false => logging::journal_mark(Level::Error),
+    };
+    let _unread = writeln!(io::stderr(), "{mark}qcowfs: {line}");
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

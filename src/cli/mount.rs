@@ -11,9 +11,9 @@ use clap::Args;
 use super::AllowedRoots;
 use super::background::{self, Parent};
 use super::logging::{self, Destination, Verbosity};
-use super::mount_options;
+use super::mount_options::{self, Options};
 use crate::error::{Error, Result};
-use crate::mount::{Hangup, Mounted, Place, raise_open_files_limit};
+use crate::mount::{Hangup, Mounted, Place, raise_open_files_limit, service};
 use crate::tree::{Tree, ViewOptions};
 
 const OPTIONS_HELP: &str = "\
@@ -23,6 +23,9 @@ Mount options, comma-separated; may be repeated, and later ones win:
                             reads as zeros (zero; info.json lists where)
   allow_other, allow_root   let others look in, as far as owners and permission bits say
   default_permissions       have these checked for yourself too
+  auto_unmount              take the view away when its process dies (SIGKILL, no memory)
+  follow=DIR                the same as --allow-root DIR; not to be confused with allow_root
+  threads=N, log_file=FILE  the same as --threads and --log-file, for fstab
   fsname=NAME               the source in the mount table (a comma in it as `\\,`)
   map_cache=SIZE            memory for the maps of the disks: 48M if not given
   data_cache=SIZE           memory for tables and decompressed data: 32M if not given
@@ -46,9 +49,20 @@ const MOST_THREADS: usize = 8;
 #[command(after_help = "\
 Examples:
   qcowfs mount /backups /mnt/view
-  qcowfs mount -o allow_other /backups /mnt/view         let other users look in
+      prints nothing if all is shown, or a line such as:
+      qcowfs: note: restore points that cannot be shown: 1; see `qcowfs ls /backups`
+      then /mnt/view/vm1/sda/latest/disk.img is the newest state of the disk, and so on
+  qcowfs mount -o allow_other,auto_unmount /backups /mnt/view
+      others may look in, and the view goes away should its process be killed
   qcowfs mount -o missing=zero /backups /mnt/view        show also what lost a part of its chain
-  qcowfs mount -f -v /backups /mnt/view                  stay, and say what happens")]
+  qcowfs mount -f -v /backups /mnt/view                  stay, and say what happens
+
+`mount -t qcowfs` and lines of fstab take the same -o: see mount.qcowfs(8).
+
+Exit codes:
+  0  the view answers; with --foreground: it was unmounted
+  1  nothing is mounted; one line says why and what to do
+  2  wrong usage")]
 pub(super) struct MountArgs {
     /// Folder of backups, or one backup file
     source: PathBuf,
@@ -81,20 +95,22 @@ pub(super) fn run(
     args: &MountArgs,
     verbosity: Verbosity,
     is_background_child: bool,
+    words: &[OsString],
 ) -> Result<ExitCode> {
+    let options = args.all_options()?;
     if args.foreground {
-        serve(args, verbosity, None)?;
+        serve(args, options, verbosity, None)?;
         return Ok(ExitCode::SUCCESS);
     }
     if !is_background_child {
-        background::start()?;
-        if args.log_file.is_none() && !logging::has_syslog() {
+        background::start(words)?;
+        if options.log_file.is_none() && !logging::has_syslog() {
             super::complain(NO_SYSLOG);
         }
         return Ok(ExitCode::SUCCESS);
     }
     let mut parent = Parent::new();
-    Ok(match serve(args, verbosity, Some(&mut parent)) {
+    Ok(match serve(args, options, verbosity, Some(&mut parent)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             parent.tell_failure(&error);
@@ -103,37 +119,64 @@ pub(super) fn run(
     })
 }
 
+impl MountArgs {
+    /// All options, those with a flag of their own included. Its flag counts more than the word.
+    fn all_options(&self) -> Result<Options> {
+        let mut options = mount_options::parse(&self.options)?;
+        options.follow.extend_from_slice(&self.allowed.list);
+        options.threads = self.threads.or(options.threads);
+        options.log_file = self.log_file.clone().or(options.log_file);
+        options.mount.told = options.words();
+        Ok(options)
+    }
+}
+
 /// Mounts and serves; with a parent, in the background as soon as the view answers.
-fn serve(args: &MountArgs, verbosity: Verbosity, parent: Option<&mut Parent>) -> Result<()> {
-    let destination = match (&args.log_file, &parent) {
+fn serve(
+    args: &MountArgs,
+    options: Options,
+    verbosity: Verbosity,
+    parent: Option<&mut Parent>,
+) -> Result<()> {
+    let destination = match (&options.log_file, &parent) {
         (Some(file), _) => Destination::append_to(file)?,
         (None, None) => Destination::Terminal,
         (None, Some(_)) => Destination::Syslog,
     };
     logging::start(verbosity, destination)?;
     raise_open_files_limit();
-    let options = mount_options::parse(&args.options)?;
     let place = Place::check(&args.source, &args.mount_point, &options.mount)?;
-    let allowed = args.allowed.list.clone();
-    let view = ViewOptions { allowed, missing: options.missing, caches: options.caches };
+    let Options { mount, missing, caches, follow: allowed, threads, .. } = options;
+    let view = ViewOptions { allowed, missing, caches };
     let tree = Tree::from_source(place.source(), &view)?;
     check_not_hidden(&tree, &place)?;
-    let hangup = if parent.is_some() { Hangup::Ignore } else { Hangup::Unmount };
-    let threads = args.threads.and_then(|n| NonZeroUsize::new(n.into()));
+    // A service manager sends SIGHUP to have a service look again, not to end it.
+    let is_kept = parent.is_some() || service::is_waited_for();
+    let hangup = if is_kept { Hangup::Ignore } else { Hangup::Unmount };
+    let threads = threads.and_then(|n| NonZeroUsize::new(n.into()));
     let threads = threads.unwrap_or_else(default_threads);
     check_threads(threads)?;
     if let Some(missing) = tree.shortfall() {
-        let allowed =
-            args.allowed.list.iter().map(|dir| format!("--allow-root {} ", dir.display()));
+        let allowed = view.allowed.iter().map(|dir| format!("--allow-root {} ", dir.display()));
         let (allowed, source) = (allowed.collect::<String>(), args.source.display());
         super::complain(&format!("note: {missing}; see `qcowfs ls {allowed}{source}`"));
     }
-    let mounted = Mounted::new(&place, tree, &options.mount, threads, hangup)?;
-    if let Some(parent) = parent
-        && let Err(error) = parent.leave()
-    {
-        mounted.abandon();
-        return Err(error);
+    let counts = tree.counts();
+    let mounted = Mounted::new(&place, tree, &mount, threads, hangup)?;
+    match parent {
+        Some(parent) => {
+            if let Err(error) = parent.leave() {
+                mounted.abandon();
+                return Err(error);
+            }
+        }
+        None => service::ready(&format!(
+            "{} at {}: disks: {}, restore points: {}",
+            place.source().display(),
+            place.mount_point().display(),
+            counts.disks,
+            counts.checkpoints
+        )),
     }
     mounted.serve()
 }

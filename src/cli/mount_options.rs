@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 
 use rustix::mount::MountFlags;
 
@@ -12,8 +13,11 @@ use crate::tree::missing::Missing;
 
 /// What an unknown option is answered with.
 const KNOWN: &str = "missing=hide|eio|zero, allow_other, allow_root, default_permissions, \
-                     fsname=NAME, map_cache=SIZE, data_cache=SIZE, nopassthrough, ro, noexec, exec, nodev, dev, \
+                     auto_unmount, fsname=NAME, follow=DIR, threads=N, log_file=FILE, \
+                     map_cache=SIZE, data_cache=SIZE, nopassthrough, ro, noexec, exec, nodev, dev, \
                      nosuid, suid, noatime, atime";
+/// As many threads as can be asked for.
+pub(super) const MOST_THREADS: u16 = 64;
 
 /// What all `-o` say together.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -24,6 +28,24 @@ pub(super) struct Options {
     pub(super) missing: Missing,
     /// Memory of the daemon.
     pub(super) caches: CacheSizes,
+    /// Folders outside of the source that headers may lead to.
+    pub(super) follow: Vec<PathBuf>,
+    /// Threads that answer the kernel.
+    pub(super) threads: Option<u16>,
+    /// Where the log goes.
+    pub(super) log_file: Option<PathBuf>,
+}
+
+impl Options {
+    /// All that holds, as words of `-o`, for those who ask a mounted view.
+    pub(super) fn words(&self) -> Vec<String> {
+        let mut words = self.mount.words();
+        words.push(format!("missing={}", self.missing));
+        words.push(format!("map_cache={}", self.caches.maps));
+        words.push(format!("data_cache={}", self.caches.data));
+        words.extend(self.follow.iter().map(|dir| format!("follow={}", dir.display())));
+        words
+    }
 }
 
 /// Parses the values of all `-o`, in their order: later ones win.
@@ -54,7 +76,40 @@ fn apply(options: &mut Options, word: &OsStr) -> Result<()> {
             return Ok(());
         }
     }
+    if apply_daemon(options, word)? {
+        return Ok(());
+    }
     apply_mount(&mut options.mount, word)
+}
+
+/// What `--allow-root`, `--threads` and `--log-file` say, too: fstab has no place for these.
+fn apply_daemon(options: &mut Options, word: &OsStr) -> Result<bool> {
+    let value = |name: &str| word.as_bytes().strip_prefix(name.as_bytes()).map(OsStr::from_bytes);
+    if let Some(dir) = value("follow=") {
+        options.follow.push(path("follow", dir, "a folder")?);
+    } else if let Some(file) = value("log_file=") {
+        options.log_file = Some(path("log_file", file, "a file")?);
+    } else if let Some(count) = value("threads=") {
+        let threads = count.to_str().and_then(|text| text.parse().ok());
+        let threads = threads.filter(|threads| (1..=MOST_THREADS).contains(threads));
+        if threads.is_none() {
+            let count = count.display();
+            return usage(&format!(
+                "the option threads= needs a number from 1 to {MOST_THREADS}: `{count}`"
+            ));
+        }
+        options.threads = threads;
+    } else {
+        return Ok(false);
+    }
+    Ok(true)
+}
+
+fn path(name: &str, value: &OsStr, what: &str) -> Result<PathBuf> {
+    if value.is_empty() {
+        return usage(&format!("the option {name}= needs {what}"));
+    }
+    Ok(value.into())
 }
 
 /// A word that has no value.
@@ -64,10 +119,13 @@ fn apply_mount(options: &mut MountOptions, word: &OsStr) -> Result<()> {
         Some("allow_other") => options.access = Access::Everybody,
         Some("allow_root") => options.access = Access::OwnerAndRoot,
         Some("default_permissions") => options.check_permissions = true,
+        Some("auto_unmount") => options.auto_unmount = true,
         Some("passthrough") => options.passthrough = true,
         Some("nopassthrough") => options.passthrough = false,
         Some("ro") => {}
-        Some("rw") => return usage("the option rw cannot be: the view is read-only"),
+        Some("rw") => {
+            return usage("the option rw cannot be, as a view is read-only: leave it away");
+        }
         Some("noexec") => flags.insert(MountFlags::NOEXEC),
         Some("exec") => flags.remove(MountFlags::NOEXEC),
         Some("nodev") => flags.insert(MountFlags::NODEV),
@@ -86,7 +144,7 @@ fn apply_mount(options: &mut MountOptions, word: &OsStr) -> Result<()> {
 
 fn checked_name(name: &[u8]) -> Result<OsString> {
     if name.is_empty() {
-        return usage("the option fsname= needs a name");
+        return usage("the option fsname= needs a name, such as fsname=backups");
     }
     Ok(OsString::from_vec(name.to_vec()))
 }
@@ -126,7 +184,7 @@ fn usage<T>(what: &str) -> Result<T> {
 }
 
 /// The words between the commas. A backslash takes the meaning from a comma or a backslash.
-fn split(list: &OsStr) -> Vec<OsString> {
+pub(super) fn split(list: &OsStr) -> Vec<OsString> {
     let mut words = vec![Vec::new()];
     let mut bytes = list.as_bytes().iter().copied().peekable();
     while let Some(byte) = bytes.next() {
@@ -230,8 +288,37 @@ mod tests {
     }
 
     #[test]
+    fn what_the_flags_say_can_be_said_as_an_option() {
+        let options = all(&["threads=3,follow=/a,follow=/b\\,c", "log_file=/l"]).unwrap();
+        assert_eq!(options.threads, Some(3));
+        assert_eq!(options.follow, [PathBuf::from("/a"), PathBuf::from("/b,c")]);
+        assert_eq!(options.log_file, Some("/l".into()));
+        for wrong in ["threads=0", "threads=65", "threads=", "threads=-1", "follow=", "log_file="] {
+            assert!(told(wrong).contains("needs a"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_words_of_a_view_say_what_was_asked_for() {
+        let options = all(&["allow_root,auto_unmount,missing=eio,noexec,follow=/f"]).unwrap();
+        let words = options.words();
+        for word in ["ro", "allow_root", "auto_unmount", "missing=eio", "noexec", "follow=/f"] {
+            assert!(words.iter().any(|w| w == word), "{word} is not in {words:?}");
+        }
+        assert_eq!(parse(&[words.join(",").into()]).unwrap().words(), words, "read again");
+    }
+
+    #[test]
     fn an_unknown_option_is_refused_with_the_known_ones() {
-        for unknown in ["auto_unmount", "fsnam=x", "subtype=x", "RO", "default_permissions=1"] {
+        for unknown in [
+            "auto_umount",
+            "fsnam=x",
+            "threads",
+            "follow",
+            "subtype=x",
+            "RO",
+            "default_permissions=1",
+        ] {
             let told = told(unknown);
             assert!(told.contains(&format!("`{unknown}`")), "{told}");
             assert!(told.contains("allow_other") && told.contains("noatime"), "{told}");

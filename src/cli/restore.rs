@@ -24,6 +24,8 @@ use crate::view::DiskImage;
 const EXAMPLES: &str = "\
 Examples:
   qcowfs restore /backups vm1/sda@latest /var/lib/libvirt/images/sda.raw
+      /var/lib/libvirt/images/sda.raw: vm1/sda/INC-1706260646 of 2024-01-26T09:17:26Z (raw)
+        40 GiB: 11.2 GiB of data, 28.8 GiB of zeros; 14.1 s
   qcowfs restore /backups vm1/sda/INC-1706260646 /dev/vg0/sda --verify
   qcowfs restore /backups vm1/sda@2024-01-26 sda.qcow2 -O qcow2 --compress
   qcowfs restore /backups vm1@2024-01-26T10:00 /var/lib/libvirt/images/
@@ -202,7 +204,8 @@ fn orders<'a>(args: &RestoreArgs, backups: &'a Backups, format: Format) -> Resul
         let within = args.target.join(file_name(&name.to_string_lossy(), format));
         let target = if args.target.is_dir() { &within } else { &args.target };
         if says_folder(&args.target) && !args.target.is_dir() {
-            let what = format!("{}: there is no such folder", args.target.display());
+            let what =
+                format!("{}: there is no such folder: create it first", args.target.display());
             return Err(Error::Usage(what));
         }
         return Ok(vec![order(id, Target::look_at(target)?)?]);
@@ -215,7 +218,10 @@ fn orders<'a>(args: &RestoreArgs, backups: &'a Backups, format: Format) -> Resul
         let path = path.strip_prefix(folder).unwrap_or(&path).trim_start_matches('/').to_owned();
         let target = args.target.join(file_name(&path, format));
         if !names.insert(target.clone()) {
-            let what = format!("{}: two disks would have this name", target.display());
+            let what = format!(
+                "{}: two disks would have this name: restore them one by one",
+                target.display()
+            );
             return Err(Error::Usage(what));
         }
         let target = Target::look_ahead(&target)?;
@@ -253,7 +259,7 @@ fn confirm(orders: &[Order<'_>], force: bool) -> Result<()> {
         .and_then(|()| io::stdin().read_line(&mut answer))
         .map_err(|e| Error::io("terminal", e))?;
     if !matches!(answer.trim(), "y" | "Y" | "yes") {
-        return refused("not overwritten");
+        return refused("not overwritten: name another target, or answer y");
     }
     Ok(())
 }

@@ -13,7 +13,11 @@ use crate::error::Result;
 #[command(after_help = "\
 Examples:
   qcowfs umount /mnt/view
-  qcowfs umount --lazy /mnt/view         although somebody still uses it")]
+      prints nothing, or who is in the way:
+      qcowfs: /mnt/view: busy: `fuser -vm /mnt/view` or `lsof /mnt/view` shows who uses it; ...
+  qcowfs umount --lazy /mnt/view         although somebody still uses it: they may finish
+
+A loop device on a disk.img keeps the view busy, too: `losetup -a` shows it, `losetup -d` ends it.")]
 pub(super) struct UmountArgs {
     /// Where the view is mounted
     #[arg(value_name = "MOUNTPOINT")]

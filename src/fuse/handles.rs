@@ -28,6 +28,11 @@ impl<T> Handles<T> {
         FileHandle(number)
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.open.read().len()
+    }
+
     /// What a number stands for, until its release and for as long as the caller holds it.
     pub(super) fn get(&self, handle: FileHandle) -> Option<Arc<T>> {
         self.open.read().get(&handle.0).cloned()
@@ -73,6 +78,11 @@ impl Listing {
             kind: entry.kind,
         });
         Some(Self(dots.into_iter().chain(entries).collect()))
+    }
+
+    /// A folder that is not the tree's.
+    pub(super) fn new(entries: Vec<Listed>) -> Self {
+        Self(entries)
     }
 
     /// The entries from an offset on, each with the offset behind it.

@@ -15,6 +15,7 @@ use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
 use crate::error::Result;
+use crate::hits::{CacheUse, Hits};
 
 /// The largest cluster of any format (qcow2: 2 MiB).
 const LARGEST_CLUSTER: u64 = 2 << 20;
@@ -63,6 +64,7 @@ pub enum Part {
 pub struct ClusterCache {
     clusters: Cache<ClusterKey, Arc<[u8]>, Bytes>,
     newest: Mutex<Queue>,
+    hits: Hits,
 }
 
 /// The newest blocks, in the order they came.
@@ -126,13 +128,15 @@ impl ClusterCache {
             // Only without the two sizes that are given above.
             Err(_) => Cache::with_weighter(items, bytes, Bytes),
         };
-        Self { clusters, newest: Mutex::new(queue) }
+        Self { clusters, newest: Mutex::new(queue), hits: Hits::default() }
     }
 
     /// The block, if it is kept.
     pub fn get(&self, key: &ClusterKey) -> Option<Arc<[u8]>> {
         let newest = self.newest.lock().get(key);
-        newest.or_else(|| self.clusters.get(key))
+        let found = newest.or_else(|| self.clusters.get(key));
+        self.hits.count(found.is_some());
+        found
     }
 
     /// Keeps a block that was not kept: the next ones may need it to be unpacked.
@@ -151,7 +155,19 @@ impl ClusterCache {
         key: ClusterKey,
         unpack: impl FnOnce() -> Result<Arc<[u8]>>,
     ) -> Result<Arc<[u8]>> {
-        self.clusters.get_or_insert_with(&key, unpack)
+        let mut is_hit = true;
+        let unpack = || {
+            is_hit = false;
+            unpack()
+        };
+        let found = self.clusters.get_or_insert_with(&key, unpack);
+        self.hits.count(is_hit);
+        found
+    }
+
+    /// How it is used: a hit is a cluster or a block that was there already.
+    pub fn usage(&self) -> CacheUse {
+        self.hits.of_cache(self.bytes(), self.newest.lock().capacity + self.clusters.capacity())
     }
 
     /// Bytes of the clusters and blocks that are kept just now.
@@ -162,8 +178,8 @@ impl ClusterCache {
 
 impl fmt::Debug for ClusterCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let capacity = self.newest.lock().capacity + self.clusters.capacity();
-        write!(f, "ClusterCache({} of {capacity} bytes)", self.bytes())
+        let CacheUse { bytes, capacity, .. } = self.usage();
+        write!(f, "ClusterCache({bytes} of {capacity} bytes)")
     }
 }
 

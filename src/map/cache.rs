@@ -10,6 +10,7 @@ use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
 use super::ALLOCATION;
 use super::history::RegionHistory;
+use crate::hits::{CacheUse, Hits};
 
 /// A history that is being built; whoever reads it shares the lock.
 pub(super) type Cell = RwLock<RegionHistory>;
@@ -55,6 +56,7 @@ impl Weighter<RegionKey, Held> for Weight {
 pub struct MapCache {
     cells: Cache<RegionKey, Held, Weight>,
     maps: AtomicU64,
+    hits: Hits,
 }
 
 impl MapCache {
@@ -71,12 +73,17 @@ impl MapCache {
             Ok(options) => Cache::with_options(options, Weight, hash, DefaultLifecycle::default()),
             Err(_) => Cache::with(items, bytes, Weight, hash, DefaultLifecycle::default()),
         };
-        Self { cells, maps: AtomicU64::new(0) }
+        Self { cells, maps: AtomicU64::new(0), hits: Hits::default() }
     }
 
     /// Bytes of memory that are kept now.
     pub fn used_bytes(&self) -> u64 {
         self.cells.weight()
+    }
+
+    /// How it is used: a hit is a region whose map was there already.
+    pub fn usage(&self) -> CacheUse {
+        self.hits.of_cache(self.cells.weight(), self.cells.capacity())
     }
 
     /// A number for a new map.
@@ -91,8 +98,13 @@ impl MapCache {
         key: &RegionKey,
         history: impl FnOnce() -> RegionHistory,
     ) -> Arc<Cell> {
-        let fresh = || Ok::<_, Infallible>(Held::new(&Arc::new(RwLock::new(history()))));
+        let mut is_hit = true;
+        let fresh = || {
+            is_hit = false;
+            Ok::<_, Infallible>(Held::new(&Arc::new(RwLock::new(history()))))
+        };
         let Ok(held) = self.cells.get_or_insert_with(key, fresh);
+        self.hits.count(is_hit);
         held.cell
     }
 

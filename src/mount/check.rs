@@ -57,18 +57,25 @@ fn check_rights(options: &MountOptions) -> Result<()> {
     if geteuid().is_root() || options.flags.contains(guarded) {
         return Ok(());
     }
-    Err(Error::Usage("the options dev and suid are for root only".to_owned()))
+    Err(Error::Usage("the options dev and suid are for root only: leave them away".to_owned()))
 }
 
 fn check_source(path: &Path) -> Result<PathBuf> {
     let (real, kind) = match resolve(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            return refuse(path, "the source does not exist");
+            return refuse(
+                path,
+                "the source does not exist: is the path right, and its file system mounted?",
+            );
         }
         other => other.map_err(|e| Error::io(path, e))?,
     };
     if !kind.is_dir() && !kind.is_file() {
-        return refuse(path, "the source is neither a folder nor a regular file");
+        return refuse(
+            path,
+            "the source is neither a folder nor a regular file: name the folder of the backups, or \
+             one of them",
+        );
     }
     Ok(real)
 }
@@ -88,7 +95,7 @@ fn check_mount_point(path: &Path) -> Result<PathBuf> {
     let real = path.canonicalize().map_err(fail)?;
     check_free(path, &real)?;
     if !real.metadata().map_err(fail)?.is_dir() {
-        return refuse(path, "the mount point is not a folder");
+        return refuse(path, "the mount point is not a folder: name one");
     }
     Ok(real)
 }
@@ -131,7 +138,7 @@ fn check_free(path: &Path, real: &Path) -> Result<()> {
 
 /// Whether nobody serves it any more. Not `stat`: the kernel may answer that from its cache long
 /// after the daemon's death.
-fn is_dead(mount: &Mount) -> bool {
+pub(super) fn is_dead(mount: &Mount) -> bool {
     let path = mount.path.clone();
     let (tell, answer) = std::sync::mpsc::channel();
     std::thread::spawn(move || tell.send(rustix::fs::statfs(&path).map(drop)));

@@ -121,7 +121,7 @@ fn explain(mount_point: &Path, said: &str) -> String {
         );
     }
     if said.is_empty() {
-        return format!("{mount_point}: fusermount3 gave up without a word");
+        return format!("{mount_point}: fusermount3 gave up without a word: try it as root");
     }
     format!("{mount_point}: cannot mount: {said}")
 }

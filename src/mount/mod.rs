@@ -1,10 +1,13 @@
 //! Mounting a view, serving it, unmounting it.
 
+mod ask;
+mod auto_unmount;
 mod check;
 mod device;
 mod fusermount;
 mod mountinfo;
 mod options;
+pub mod service;
 mod signals;
 mod unmount;
 
@@ -19,6 +22,8 @@ use fuser::{BackgroundSession, Config, Session};
 use log::{debug, error, info};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
+pub use ask::read_status;
+pub use auto_unmount::{WATCH, watch};
 pub use check::Place;
 pub use options::{Access, MountOptions};
 pub use signals::Hangup;
@@ -26,8 +31,9 @@ pub use unmount::unmount;
 
 use crate::error::{Error, Result};
 use crate::fault_log;
-use crate::fuse::View;
+use crate::fuse::{About, View};
 use crate::tree::Tree;
+use auto_unmount::Watcher;
 use mountinfo::MountTable;
 use unmount::{OwnMount, Standing};
 
@@ -41,6 +47,8 @@ pub struct Mounted {
     own: Arc<OwnMount>,
     session: BackgroundSession,
     ended: Arc<AtomicBool>,
+    /// Waits for our end, with `auto_unmount`.
+    _watcher: Option<Watcher>,
 }
 
 impl Mounted {
@@ -59,17 +67,25 @@ impl Mounted {
         let fuse = device::mount(&path, fsname, options)?;
         let device = mounted_device(&path)?;
         let own = Arc::new(OwnMount { path, device });
-        let started = start(fuse, tree, options, threads, &own);
+        let about = About {
+            source: place.source.clone(),
+            mount_point: place.mount_point.clone(),
+            options: options.told.clone(),
+            threads: threads.get(),
+        };
+        let view = View::new(tree, options.passthrough, about);
+        let started = start(fuse, view, options, threads, &own);
         let ended = Arc::new(AtomicBool::new(false));
         let answers = started.and_then(|session| {
             check_answer(&own, before)?;
             raise_read_ahead(own.device);
             signals::obey(signals, hangup, own.clone(), ended.clone())
                 .map_err(|e| Error::io(&own.path, e))?;
-            Ok(session)
+            let watcher = options.auto_unmount.then(|| Watcher::start(&own)).transpose()?;
+            Ok((session, watcher))
         });
         match answers {
-            Ok(session) => Ok(Self { own, session, ended }),
+            Ok((session, watcher)) => Ok(Self { own, session, ended, _watcher: watcher }),
             Err(e) => {
                 give_up(&own);
                 Err(e)
@@ -81,6 +97,7 @@ impl Mounted {
     pub fn serve(self) -> Result<()> {
         let path = &self.own.path;
         let over = self.session.join();
+        service::stopping("the view is gone");
         fault_log::flush();
         self.ended.store(true, Ordering::Release);
         if let Err(e) = over {
@@ -113,7 +130,7 @@ pub fn raise_open_files_limit() {
 
 fn start(
     fuse: OwnedFd,
-    tree: Tree,
+    view: View,
     options: &MountOptions,
     threads: NonZeroUsize,
     own: &OwnMount,
@@ -123,9 +140,7 @@ fn start(
     config.n_threads = Some(threads.get());
     config.clone_fd = threads.get() > 1;
     let fail = |e: io::Error| Error::io(&own.path, e);
-    let session =
-        Session::from_fd(View::new(tree, options.passthrough), fuse, options.acl(), config)
-            .map_err(fail)?;
+    let session = Session::from_fd(view, fuse, options.acl(), config).map_err(fail)?;
     session.spawn().map_err(fail)
 }
 
@@ -158,7 +173,9 @@ fn device_at(path: &Path) -> Result<mountinfo::Device> {
 
 fn not_there(path: &Path) -> Error {
     let path = path.display();
-    Error::Usage(format!("{path}: mounted, but the view does not appear there: is it covered?"))
+    Error::Usage(format!(
+        "{path}: mounted, but the view does not appear there: `findmnt {path}` shows what covers it"
+    ))
 }
 
 /// Unmounts what nobody should use any more; lazily, because there is nobody left to serve it.

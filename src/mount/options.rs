@@ -31,9 +31,22 @@ pub struct MountOptions {
     pub fsname: Option<OsString>,
     /// Let the kernel read disks that are one raw file by itself, where it can.
     pub passthrough: bool,
+    /// Take the view away when its process dies without having done so.
+    pub auto_unmount: bool,
     /// The kernel's flags: always read-only.
     pub flags: MountFlags,
+    /// All options in words, for those who ask the view: see [`crate::fuse::About`].
+    pub told: Vec<String>,
 }
+
+/// The kernel's flags, and what they are called.
+const FLAGS: [(MountFlags, &str); 5] = [
+    (MountFlags::RDONLY, "ro"),
+    (MountFlags::NODEV, "nodev"),
+    (MountFlags::NOSUID, "nosuid"),
+    (MountFlags::NOEXEC, "noexec"),
+    (MountFlags::NOATIME, "noatime"),
+];
 
 impl Default for MountOptions {
     fn default() -> Self {
@@ -42,6 +55,8 @@ impl Default for MountOptions {
             check_permissions: false,
             fsname: None,
             passthrough: true,
+            auto_unmount: false,
+            told: Vec::new(),
             flags: MountFlags::RDONLY
                 | MountFlags::NODEV
                 | MountFlags::NOSUID
@@ -73,18 +88,30 @@ impl MountOptions {
         options
     }
 
+    fn flag_names(&self) -> impl Iterator<Item = &'static str> {
+        FLAGS.iter().filter(|(flag, _)| self.flags.contains(*flag)).map(|(_, name)| *name)
+    }
+
+    /// These options as words of `-o`, but for the name of the source.
+    pub fn words(&self) -> Vec<String> {
+        let access = match self.access {
+            Access::Owner => None,
+            Access::OwnerAndRoot => Some("allow_root"),
+            Access::Everybody => Some("allow_other"),
+        };
+        let others = [
+            (self.check_permissions, "default_permissions"),
+            (self.auto_unmount, "auto_unmount"),
+            (!self.passthrough, "nopassthrough"),
+        ];
+        let others = others.into_iter().filter(|(is_set, _)| *is_set).map(|(_, name)| name);
+        self.flag_names().chain(access).chain(others).map(str::to_owned).collect()
+    }
+
     /// All options in fusermount3's form: comma-separated, commas and backslashes in names escaped.
     pub(super) fn for_fusermount(&self, fsname: &OsStr) -> OsString {
-        let flags = [
-            (MountFlags::RDONLY, "ro"),
-            (MountFlags::NODEV, "nodev"),
-            (MountFlags::NOSUID, "nosuid"),
-            (MountFlags::NOEXEC, "noexec"),
-            (MountFlags::NOATIME, "noatime"),
-        ];
         let mut list = format!("subtype={SUBTYPE}").into_bytes();
-        let flags = flags.iter().filter(|(flag, _)| self.flags.contains(*flag));
-        for option in flags.map(|(_, name)| *name).chain(self.fuse_options()) {
+        for option in self.flag_names().chain(self.fuse_options()) {
             list.push(b',');
             list.extend_from_slice(option.as_bytes());
         }

@@ -11,6 +11,7 @@ use log::{error, info, warn};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::service;
 use super::unmount::{Outcome, OwnMount, Standing};
 use crate::error::Result;
 
@@ -44,6 +45,9 @@ pub(super) fn obey(
     let serve = move || {
         while !ended.load(Ordering::Acquire) {
             let asked = signals.wait().any(ends);
+            if asked {
+                service::stopping("waits until nobody uses the view any more");
+            }
             let mut again = || signals.pending().any(ends);
             if asked && unmount_when_free(&mount, &ended, &mut again) {
                 // Whatever is mounted there from now on is not ours.

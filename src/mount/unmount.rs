@@ -81,7 +81,8 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<()> {
         Outcome::Unmounted => {
             let table = MountTable::read()?;
             if table.top(&mount.path) == Some(&mount) {
-                return Err(Error::Usage(format!("{}: still mounted", path.display())));
+                let what = "still mounted, by somebody else since: try again";
+                return Err(Error::Usage(format!("{}: {what}", path.display())));
             }
             Ok(())
         }
@@ -89,14 +90,18 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<()> {
 }
 
 /// The mount at a path. The path itself is only looked at if nothing is mounted under its name.
-fn find(path: &Path) -> Result<Mount> {
+pub(super) fn find(path: &Path) -> Result<Mount> {
     let table = MountTable::read()?;
     let by_name = untouched(path).and_then(|path| table.top(&path).cloned());
     if let Some(mount) = by_name {
         return Ok(mount);
     }
     let real = path.canonicalize().map_err(|e| Error::io(path, e))?;
-    let not_mounted = || Error::Usage(format!("{}: nothing is mounted there", path.display()));
+    let not_mounted = || {
+        let path = path.display();
+        let what = "nothing is mounted there; `findmnt -t fuse.qcowfs` lists all views";
+        Error::Usage(format!("{path}: {what}"))
+    };
     table.top(&real).cloned().ok_or_else(not_mounted)
 }
 
@@ -104,7 +109,7 @@ fn check_ours(path: &Path, mount: &Mount) -> Result<()> {
     let path = path.display();
     if !mount.is_qcowfs() {
         return Err(Error::Usage(format!(
-            "{path}: not a qcowfs mount, but {} of {}: left alone",
+            "{path}: not a qcowfs mount, but {} of {}: left alone (`umount` is for it)",
             mount.fs_type.display(),
             mount.source.display()
         )));

@@ -43,7 +43,8 @@ pub(super) fn tree(
     let sizes = images.all_shown(&catalog).map(|image| image.size());
     let bytes = sizes.fold(0, u64::saturating_add);
     let totals = Totals { bytes, files: nodes.len() as u64 };
-    Tree { catalog, plan, images, nodes, totals, info_sizes: OnceLock::new() }
+    let caches = caches.clone();
+    Tree { catalog, plan, images, nodes, totals, info_sizes: OnceLock::new(), caches }
 }
 
 struct Builder<'a> {

@@ -1,5 +1,6 @@
 //! What the view shows of a restore point of which something is lost.
 
+use std::fmt;
 use std::str::FromStr;
 
 use crate::view::LostReads;
@@ -23,6 +24,17 @@ impl Missing {
             Self::Hide | Self::Eio => LostReads::Fail,
             Self::Zero => LostReads::Zeros,
         }
+    }
+}
+
+impl fmt::Display for Missing {
+    /// The word that [`FromStr`] takes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hide => "hide",
+            Self::Eio => "eio",
+            Self::Zero => "zero",
+        })
     }
 }
 

@@ -16,6 +16,7 @@ pub mod plan;
 pub mod select;
 
 mod build;
+mod counts;
 mod listing;
 mod loss;
 
@@ -27,6 +28,7 @@ use std::time::SystemTime;
 
 use access::Access;
 use caches::{CacheSizes, Caches};
+pub use counts::{CachesUse, Counts};
 use images::Images;
 pub use inode::Ino;
 use missing::Missing;
@@ -144,6 +146,7 @@ pub struct Tree {
     nodes: HashMap<Ino, Node>,
     totals: Totals,
     info_sizes: OnceLock<info::Sizes>,
+    caches: Caches,
 }
 
 impl Tree {
