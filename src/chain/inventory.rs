@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -37,6 +38,55 @@ pub struct FoundFile {
     pub content: Content,
     /// What a user should know of a declaration that its bytes contradict.
     pub warning: Option<&'static str>,
+    /// It changes: what its bytes are now they will not be in a moment.
+    pub is_being_written: bool,
+    /// What was seen in it, before anybody said that it is something else.
+    seen: Seen,
+}
+
+/// What a look into a file came to.
+#[derive(Debug, Clone)]
+struct Seen {
+    declared: Option<DeclaredFormat>,
+    content: Content,
+}
+
+/// What is known before everything is looked at.
+pub struct Before<'a> {
+    /// What an earlier look found: files that are the same still are not read again.
+    pub earlier: Option<&'a Inventory>,
+    /// A folder of the source that does not belong to it.
+    pub passed_over: Option<&'a Path>,
+    /// Whether the file at a path, with this stat, is being written to.
+    pub is_being_written: &'a mut dyn FnMut(&Path, &FileStat) -> bool,
+}
+
+impl fmt::Debug for Before<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Before").finish_non_exhaustive()
+    }
+}
+
+impl<'a> Before<'a> {
+    /// Nothing is known, and whatever is there is taken for complete.
+    pub fn nothing(nobody_writes: &'a mut impl FnMut(&Path, &FileStat) -> bool) -> Self {
+        Self { earlier: None, passed_over: None, is_being_written: nobody_writes }
+    }
+
+    /// The file as it was found earlier, if it is the same still.
+    fn same(
+        &self,
+        path: &Path,
+        stat: &FileStat,
+        declared: Option<DeclaredFormat>,
+    ) -> Option<&'a FoundFile> {
+        let earlier = self.earlier?;
+        let file = earlier.file(earlier.at(path)?);
+        let is_same = file.stat.is_same_file(stat) && file.seen.declared == declared;
+        // What could not be read a moment ago is read again.
+        let is_readable = !matches!(file.seen.content, Content::Unreadable(_));
+        (is_same && is_readable).then_some(file)
+    }
 }
 
 /// A checkpoint description, and where it lies.
@@ -82,8 +132,19 @@ impl Inventory {
     /// Looks at everything in the source. A folder or file that cannot be read is noted; only a
     /// source that cannot be read and a wrong `qcowfs.toml` in it are errors.
     pub fn take(roots: Arc<Roots>) -> Result<Self> {
+        let local = LocalFiles::new(Arc::clone(&roots));
+        Self::look(roots, local, &mut Before::nothing(&mut |_, _| false))
+    }
+
+    /// Looks at everything again. Also a folder that fails in a way which may pass (a server that
+    /// does not answer) is an error.
+    pub(super) fn take_again(earlier: &Self, before: &mut Before<'_>) -> Result<Self> {
+        Self::look(Arc::clone(&earlier.roots), earlier.local.clone(), before)
+    }
+
+    fn look(roots: Arc<Roots>, local: LocalFiles, before: &mut Before<'_>) -> Result<Self> {
         let mut inventory = Self {
-            local: LocalFiles::new(Arc::clone(&roots)),
+            local,
             roots,
             folders: BTreeMap::new(),
             files: Vec::new(),
@@ -96,7 +157,7 @@ impl Inventory {
             skipped: Vec::new(),
             refused: HashMap::new(),
         };
-        let mut found = inventory.walk()?;
+        let mut found = inventory.walk(before)?;
         // Of two declarations of a file the one nearer to it counts: it comes later.
         found.sort_by(|(a, _), (b, _)| {
             (a.components().count(), a).cmp(&(b.components().count(), b))
@@ -105,7 +166,7 @@ impl Inventory {
             inventory.read_sidecar(path, entry)?;
         }
         for (path, entry) in found {
-            inventory.look_at(path, &entry);
+            inventory.look_at(path, &entry, before);
         }
         inventory.locate_declared_parents();
         inventory.number();
@@ -217,14 +278,19 @@ impl Inventory {
 
     /// Takes in a file outside of the source. It has a number, after all others, until
     /// [`Self::number`].
-    pub(super) fn take_outside(&mut self, path: &Path, format: Option<DeclaredFormat>) {
+    pub(super) fn take_outside(
+        &mut self,
+        path: &Path,
+        format: Option<DeclaredFormat>,
+        before: &mut Before<'_>,
+    ) {
         let opened = self.local.open(path);
         let opened = opened.and_then(|file| Ok((file, self.roots.folders_on_the_way(path)?)));
         match opened {
             Ok((source, folders)) => {
                 self.folders.extend(folders);
                 self.by_path.insert(path.to_path_buf(), FileId(self.files.len()));
-                self.add(path.to_path_buf(), source, format);
+                self.add(path.to_path_buf(), source, format, before);
             }
             Err(e) => self.refuse_outside(path, e.to_string()),
         }
@@ -269,7 +335,7 @@ impl Inventory {
         }
     }
 
-    fn walk(&mut self) -> Result<Vec<(PathBuf, FoundEntry)>> {
+    fn walk(&mut self, before: &Before<'_>) -> Result<Vec<(PathBuf, FoundEntry)>> {
         let mut found = Vec::new();
         let root_stat = self.root().stat_folder(Path::new(""))?;
         self.folders.insert(PathBuf::new(), root_stat);
@@ -278,6 +344,7 @@ impl Inventory {
             let entries = match self.root().list(&folder) {
                 Ok(entries) => entries,
                 Err(e) if folder.as_os_str().is_empty() => return Err(e),
+                Err(e) if before.earlier.is_some() && may_pass(&e) => return Err(e),
                 Err(e) => {
                     self.skip_fault(&folder, format!("the folder cannot be read: {e}"));
                     continue;
@@ -287,6 +354,7 @@ impl Inventory {
                 let path = folder.join(&entry.name);
                 match entry.kind {
                     EntryKind::File => found.push((path, entry)),
+                    EntryKind::Folder if Some(path.as_path()) == before.passed_over => {}
                     EntryKind::Folder if path.components().count() > FOLDER_DEPTH => {
                         self.skip(&path, "folders this deep are not looked into");
                     }
@@ -342,34 +410,76 @@ impl Inventory {
         Ok(())
     }
 
-    fn look_at(&mut self, path: PathBuf, entry: &FoundEntry) {
+    fn look_at(&mut self, path: PathBuf, entry: &FoundEntry, before: &mut Before<'_>) {
         let declaration = self.declarations.get(&path);
         if declaration.is_some_and(|declared| declared.ignore) {
             self.skip(&path, "qcowfs.toml says to ignore it");
             return;
         }
         let format = declaration.and_then(|declared| declared.format);
+        if let Some(same) = before.same(&path, &entry.stat, format) {
+            return self.add_again(same, entry.stat, before);
+        }
         match self.local.open(&path) {
-            Ok(source) => self.add(path, source, format),
+            Ok(source) => self.add(path, source, format, before),
             Err(e) => {
-                let (stat, content) = (entry.stat, Content::Unreadable(e.to_string()));
-                self.files.push(FoundFile { path, stat, source: None, content, warning: None });
+                let content = Content::Unreadable(e.to_string());
+                self.files.push(FoundFile {
+                    path,
+                    stat: entry.stat,
+                    source: None,
+                    content: content.clone(),
+                    warning: None,
+                    is_being_written: false,
+                    seen: Seen { declared: format, content },
+                });
             }
         }
     }
 
-    fn add(&mut self, path: PathBuf, source: LocalFile, format: Option<DeclaredFormat>) {
+    /// A file that is what it was; its owner and its permissions may be others.
+    fn add_again(&mut self, same: &FoundFile, stat: FileStat, before: &mut Before<'_>) {
+        let is_being_written = (before.is_being_written)(&same.path, &stat);
+        self.note_foreign(&same.path, &same.seen.content);
+        self.files.push(FoundFile {
+            path: same.path.clone(),
+            stat,
+            source: same.source.clone(),
+            content: same.seen.content.clone(),
+            warning: same.warning,
+            is_being_written,
+            seen: same.seen.clone(),
+        });
+    }
+
+    fn add(
+        &mut self,
+        path: PathBuf,
+        source: LocalFile,
+        format: Option<DeclaredFormat>,
+        before: &mut Before<'_>,
+    ) {
+        if let Some(same) = before.same(&path, source.stat(), format) {
+            return self.add_again(same, *source.stat(), before);
+        }
+        let is_being_written = (before.is_being_written)(&path, source.stat());
         let content =
             look_into(&source, format).unwrap_or_else(|e| Content::Unreadable(e.to_string()));
-        if let Content::Foreign(format @ Foreign { is_disk: true, .. }) = content
-            && path.is_relative()
-        {
-            self.skip(&path, format!("a {}, which qcowfs does not read", format.name));
-        }
+        self.note_foreign(&path, &content);
         let is_declared = format == Some(DeclaredFormat::Raw) && path.is_relative();
         let warning = if is_declared { contradicted(&source) } else { None };
         let (stat, source) = (*source.stat(), Some(Arc::new(source)));
-        self.files.push(FoundFile { path, stat, source, content, warning });
+        let seen = Seen { declared: format, content: content.clone() };
+        self.files.push(FoundFile { path, stat, source, content, warning, is_being_written, seen });
+    }
+
+    /// A disk in a format that is not read.
+    fn note_foreign(&mut self, path: &Path, content: &Content) {
+        if let Content::Foreign(format @ Foreign { is_disk: true, .. }) = content
+            && path.is_relative()
+        {
+            self.skip(path, format!("a {}, which qcowfs does not read", format.name));
+        }
     }
 }
 
@@ -423,6 +533,13 @@ impl FoundFile {
         let name = self.folder().file_name().or_else(|| root.path().file_name());
         name.unwrap_or(OsStr::new("disk")).to_os_string()
     }
+}
+
+/// Whether a folder may well be read another time: it is there, and what it lies on does not answer.
+fn may_pass(error: &Error) -> bool {
+    let Error::Io { source, .. } = error else { return false };
+    let gone = [libc::ENOENT, libc::ENOTDIR, libc::EACCES, libc::EPERM, libc::ELOOP, libc::EXDEV];
+    !source.raw_os_error().is_some_and(|number| gone.contains(&number))
 }
 
 fn read_text(files: &LocalFiles, path: &Path) -> Result<String> {

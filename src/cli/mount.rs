@@ -1,6 +1,7 @@
 //! `qcowfs mount`.
 
 use std::ffi::OsString;
+use std::io::{self, IsTerminal as _};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,6 +15,7 @@ use super::logging::{self, Destination, Verbosity};
 use super::mount_options;
 use crate::error::{Error, Result};
 use crate::mount::{Hangup, Mounted, Place, raise_open_files_limit};
+use crate::tree::live::Live;
 use crate::tree::{Tree, ViewOptions};
 
 const OPTIONS_HELP: &str = "\
@@ -27,6 +29,8 @@ Mount options, comma-separated; may be repeated, and later ones win:
   map_cache=SIZE            memory for the maps of the disks: 48M if not given
   data_cache=SIZE           memory for tables and decompressed data: 32M if not given
   nopassthrough             do not let the kernel read plain raw files by itself
+  refresh=auto|off|SECONDS  when the source is looked at again: as it changes, every so many
+                            seconds, or on SIGHUP alone
   ro, noexec, exec, nodev, nosuid, noatime, atime
   dev, suid                 for root only";
 
@@ -116,9 +120,11 @@ fn serve(args: &MountArgs, verbosity: Verbosity, parent: Option<&mut Parent>) ->
     let place = Place::check(&args.source, &args.mount_point, &options.mount)?;
     let allowed = args.allowed.list.clone();
     let view = ViewOptions { allowed, missing: options.missing, caches: options.caches };
-    let tree = Tree::from_source(place.source(), &view)?;
-    check_not_hidden(&tree, &place)?;
-    let hangup = if parent.is_some() { Hangup::Ignore } else { Hangup::Unmount };
+    let live = Live::new(place.source(), &view)?;
+    let tree = live.tree();
+    check_not_hidden(tree, &place)?;
+    let on_terminal = io::stdin().is_terminal() || io::stderr().is_terminal();
+    let hangup = if parent.is_none() && on_terminal { Hangup::Unmount } else { Hangup::Refresh };
     let threads = args.threads.and_then(|n| NonZeroUsize::new(n.into()));
     let threads = threads.unwrap_or_else(default_threads);
     check_threads(threads)?;
@@ -128,7 +134,7 @@ fn serve(args: &MountArgs, verbosity: Verbosity, parent: Option<&mut Parent>) ->
         let (allowed, source) = (allowed.collect::<String>(), args.source.display());
         super::complain(&format!("note: {missing}; see `qcowfs ls {allowed}{source}`"));
     }
-    let mounted = Mounted::new(&place, tree, &options.mount, threads, hangup)?;
+    let mounted = Mounted::new(&place, live, &options.mount, threads, hangup)?;
     if let Some(parent) = parent
         && let Err(error) = parent.leave()
     {
@@ -154,8 +160,8 @@ fn check_not_hidden(tree: &Tree, place: &Place) -> Result<()> {
 /// Makes sure that the threads can be had. Once it is mounted, a view without them would answer
 /// nobody, not even the one who wants to unmount it.
 fn check_threads(threads: NonZeroUsize) -> Result<()> {
-    // The session's own and the one for signals come on top.
-    let wanted = threads.get() + 2;
+    // The session's own, the one for signals, and the two that look after changes come on top.
+    let wanted = threads.get() + 4;
     let (stop, wait) = std::sync::mpsc::channel::<()>();
     let wait = std::sync::Arc::new(parking_lot::Mutex::new(wait));
     let mut started = Vec::with_capacity(wanted);

@@ -5,8 +5,10 @@ mod device;
 mod fusermount;
 mod mountinfo;
 mod options;
+mod refresh;
 mod signals;
 mod unmount;
+mod watch;
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -21,15 +23,17 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 pub use check::Place;
 pub use options::{Access, MountOptions};
+pub use refresh::Refresh;
 pub use signals::Hangup;
 pub use unmount::unmount;
 
 use crate::error::{Error, Result};
 use crate::fault_log;
 use crate::fuse::View;
-use crate::tree::Tree;
+use crate::tree::live::Live;
 use mountinfo::MountTable;
 use unmount::{OwnMount, Standing};
+use watch::Bell;
 
 /// How the mount table tells our mounts from those of other FUSE daemons.
 const SUBTYPE: &str = "qcowfs";
@@ -41,13 +45,15 @@ pub struct Mounted {
     own: Arc<OwnMount>,
     session: BackgroundSession,
     ended: Arc<AtomicBool>,
+    bell: Bell,
 }
 
 impl Mounted {
-    /// Mounts a tree and waits until the mount answers. After an error nothing is mounted.
+    /// Mounts the view of a source and waits until the mount answers. After an error nothing is
+    /// mounted.
     pub fn new(
         place: &Place,
-        tree: Tree,
+        mut live: Live,
         options: &MountOptions,
         threads: NonZeroUsize,
         hangup: Hangup,
@@ -59,17 +65,22 @@ impl Mounted {
         let fuse = device::mount(&path, fsname, options)?;
         let device = mounted_device(&path)?;
         let own = Arc::new(OwnMount { path, device });
-        let started = start(fuse, tree, options, threads, &own);
+        live.pass_over(&own.path);
+        let view = View::new(Arc::clone(live.tree()), options.passthrough);
+        let served = view.live();
+        let started = start(fuse, view, options, threads, &own);
         let ended = Arc::new(AtomicBool::new(false));
         let answers = started.and_then(|session| {
             check_answer(&own, before)?;
             raise_read_ahead(own.device);
-            signals::obey(signals, hangup, own.clone(), ended.clone())
+            let bell = refresh::start(live, options.refresh, served, session.notifier())
                 .map_err(|e| Error::io(&own.path, e))?;
-            Ok(session)
+            signals::obey(signals, hangup, own.clone(), ended.clone(), bell.clone())
+                .map_err(|e| Error::io(&own.path, e))?;
+            Ok((session, bell))
         });
         match answers {
-            Ok(session) => Ok(Self { own, session, ended }),
+            Ok((session, bell)) => Ok(Self { own, session, ended, bell }),
             Err(e) => {
                 give_up(&own);
                 Err(e)
@@ -83,6 +94,7 @@ impl Mounted {
         let over = self.session.join();
         fault_log::flush();
         self.ended.store(true, Ordering::Release);
+        self.bell.end();
         if let Err(e) = over {
             // It was not unmounted, so its device number is still its own.
             give_up(&self.own);
@@ -113,7 +125,7 @@ pub fn raise_open_files_limit() {
 
 fn start(
     fuse: OwnedFd,
-    tree: Tree,
+    view: View,
     options: &MountOptions,
     threads: NonZeroUsize,
     own: &OwnMount,
@@ -123,9 +135,7 @@ fn start(
     config.n_threads = Some(threads.get());
     config.clone_fd = threads.get() > 1;
     let fail = |e: io::Error| Error::io(&own.path, e);
-    let session =
-        Session::from_fd(View::new(tree, options.passthrough), fuse, options.acl(), config)
-            .map_err(fail)?;
+    let session = Session::from_fd(view, fuse, options.acl(), config).map_err(fail)?;
     session.spawn().map_err(fail)
 }
 

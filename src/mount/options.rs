@@ -7,6 +7,7 @@ use fuser::SessionACL;
 use rustix::mount::MountFlags;
 
 use super::SUBTYPE;
+use super::refresh::Refresh;
 
 /// Who may look into the view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub struct MountOptions {
     pub fsname: Option<OsString>,
     /// Let the kernel read disks that are one raw file by itself, where it can.
     pub passthrough: bool,
+    /// When the source is looked at again.
+    pub refresh: Refresh,
     /// The kernel's flags: always read-only.
     pub flags: MountFlags,
 }
@@ -42,6 +45,7 @@ impl Default for MountOptions {
             check_permissions: false,
             fsname: None,
             passthrough: true,
+            refresh: Refresh::Auto,
             flags: MountFlags::RDONLY
                 | MountFlags::NODEV
                 | MountFlags::NOSUID
