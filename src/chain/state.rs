@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::inventory::{Content, FileId, FoundFile, Inventory};
 use super::link::Links;
-use super::place::{Parent, Place};
+use super::place::{Kind, Parent, Place};
 use crate::extent::Fault;
 use crate::layer::qcow2::Encryption;
 
@@ -82,7 +82,10 @@ pub(super) fn examine(
     place: &Place,
 ) -> Condition {
     let file = inventory.file(id);
-    if let Some(path) = being_written(inventory, links, id, place) {
+    // What its tool marks as unfinished has that as its reason, also when nobody writes to it.
+    if place.kind != Kind::Partial
+        && let Some(path) = being_written(inventory, links, id, place)
+    {
         let state = if *path == file.path {
             State::Broken(BEING_WRITTEN.to_owned())
         } else {

@@ -219,10 +219,11 @@ impl Refresher {
             Err(e) => self.complain(e.to_string()),
             Ok(changes) => {
                 self.recover();
+                debug!("looked at the source in {took:?}");
+                let tree = Arc::clone(self.live.tree());
+                // Also where nothing changed that the kernel keeps: reasons may have.
+                self.served.replace(tree, &changes, &self.kernel)?;
                 if !changes.is_empty() {
-                    debug!("looked at the source in {took:?}");
-                    let tree = Arc::clone(self.live.tree());
-                    self.served.replace(tree, &changes, &self.kernel)?;
                     info!("refreshed: {}", changes.points);
                     self.again = Some((Instant::now() + AFTERMATH, changes.attributes));
                 }
