@@ -130,7 +130,7 @@ impl LocalFile {
             return Ok(());
         }
         let what = if now.id == then.id { "changed" } else { "was replaced" };
-        let reason = format!("the file {what} since it was found; mount again to see it anew");
+        let reason = format!("the file {what} since it was found; open it again to see it anew");
         Err(Error::io(&self.path, io::Error::other(reason)))
     }
 
