@@ -6,6 +6,7 @@
 mod attributes;
 mod content;
 mod handles;
+mod live;
 mod passthrough;
 mod refusals;
 mod status;
@@ -31,7 +32,8 @@ use crate::fault_log;
 use crate::tree::{Attr, Ino, NodeKind, Opened, Tree};
 use attributes::{BLOCK_SIZE, file_attr, file_type, lifetime, nothing};
 use content::Target;
-use handles::{Handles, Listing, OpenFile};
+use handles::{Handles, Listing, OpenFile, OpenFolder};
+pub use live::Live;
 use passthrough::Backings;
 use status::Status;
 pub use status::{About, FILE as STATUS_FILE, FOLDER as STATUS_FOLDER};
@@ -47,9 +49,9 @@ const GENERATION: Generation = Generation(0);
 
 /// A tree as a file system.
 pub struct View {
-    tree: Tree,
+    live: Arc<Live>,
     files: Handles<OpenFile>,
-    folders: Handles<Listing>,
+    folders: Handles<OpenFolder>,
     backings: Backings,
     may_pass_through: bool,
     status: Status,
@@ -58,9 +60,9 @@ pub struct View {
 impl View {
     /// Makes a tree ready to be mounted. `may_pass_through`: the kernel may read plain raw files by
     /// itself, where it can. `about`: what its status says of the mount.
-    pub fn new(tree: Tree, may_pass_through: bool, about: About) -> Self {
+    pub fn new(tree: Arc<Tree>, may_pass_through: bool, about: About) -> Self {
         Self {
-            tree,
+            live: Arc::new(Live::new(tree)),
             files: Handles::new(),
             folders: Handles::new(),
             backings: Backings::default(),
@@ -69,22 +71,42 @@ impl View {
         }
     }
 
+    /// The tree that is served, for whoever is to put another in its place.
+    pub fn live(&self) -> Arc<Live> {
+        Arc::clone(&self.live)
+    }
+
     fn attr(&self, ino: INodeNo) -> Option<Attr> {
         let ino = Ino(ino.0);
-        self.status.attr(ino).or_else(|| self.tree.attr(ino))
+        self.status.attr(ino).or_else(|| self.live.attr(ino))
     }
 
     fn opened(&self, ino: Ino) -> Option<Opened> {
+        let tree = self.live.tree();
         let open = || (self.files.count(), self.folders.count());
-        self.status.open(ino, &self.tree, open).or_else(|| self.tree.open(ino))
+        self.status.open(ino, &tree, open).or_else(|| tree.open(ino))
+    }
+
+    /// What is in a folder: nothing in one that is gone.
+    fn list(tree: &Tree, ino: Ino) -> Listing {
+        Status::listing(ino).or_else(|| Listing::of(tree, ino)).unwrap_or_default()
+    }
+
+    /// What to say where the tree has no such node: it is gone, or it is another kind of node.
+    fn without(&self, ino: INodeNo, other: Errno) -> Errno {
+        if self.live.tree().parent(Ino(ino.0)).is_none() { Errno::ESTALE } else { other }
     }
 
     /// Where an inode is in the view, for the log.
     fn path(&self, ino: INodeNo) -> PathBuf {
+        let tree = self.live.tree();
         let mut names: Vec<OsString> = Vec::new();
         let mut at = Ino(ino.0);
-        while let Some(parent) = self.tree.parent(at).filter(|parent| *parent != at) {
-            let siblings = self.tree.entries(parent).unwrap_or_default();
+        if tree.parent(at).is_none() {
+            return PathBuf::from("(not in the view any more)");
+        }
+        while let Some(parent) = tree.parent(at).filter(|parent| *parent != at) {
+            let siblings = tree.entries(parent).unwrap_or_default();
             let name = siblings.iter().find(|entry| entry.ino == at).map(|entry| entry.name);
             names.push(name.unwrap_or(OsStr::new("?")).to_owned());
             at = parent;
@@ -130,15 +152,25 @@ impl Filesystem for View {
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let Some(folder) = self.attr(parent) else { return reply.error(Errno::ENOENT) };
+        let tree = self.live.tree();
+        let Some(folder) = tree.attr(Ino(parent.0)) else { return reply.error(Errno::ESTALE) };
         if folder.kind != NodeKind::Folder {
             return reply.error(Errno::ENOTDIR);
         }
-        let found = self.tree.lookup(folder.ino, name);
+        let found = tree.lookup(folder.ino, name);
         let found = found.or_else(|| Status::lookup(folder.ino, name));
-        match found.and_then(|ino| self.attr(INodeNo(ino.0))) {
-            Some(attr) => reply.entry(&lifetime(attr.settled), &file_attr(&attr), GENERATION),
+        match found.and_then(|ino| self.status.attr(ino).or_else(|| tree.attr(ino))) {
+            Some(attr) => {
+                self.live.hand_out(attr.ino);
+                reply.entry(&lifetime(attr.settled), &file_attr(&attr), GENERATION);
+            }
             None => reply.entry(&lifetime(folder.settled), &nothing(), GENERATION),
+        }
+    }
+
+    fn forget(&self, _request: &Request, ino: INodeNo, times: u64) {
+        if self.live.take_back(Ino(ino.0), times) {
+            self.backings.forget(ino);
         }
     }
 
@@ -151,20 +183,20 @@ impl Filesystem for View {
     ) {
         match self.attr(ino) {
             Some(attr) => reply.attr(&lifetime(attr.settled), &file_attr(&attr)),
-            None => reply.error(Errno::ENOENT),
+            None => reply.error(Errno::ESTALE),
         }
     }
 
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.tree.link_target(Ino(ino.0)) {
+        match self.live.tree().link_target(Ino(ino.0)) {
             Some(target) => reply.data(target.as_encoded_bytes()),
-            None => reply.error(Errno::EINVAL),
+            None => reply.error(self.without(ino, Errno::EINVAL)),
         }
     }
 
     fn access(&self, _request: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
         match self.attr(ino) {
-            None => reply.error(Errno::ENOENT),
+            None => reply.error(Errno::ESTALE),
             Some(_) if mask.contains(AccessFlags::W_OK) => reply.error(Errno::EROFS),
             Some(attr)
                 if mask.contains(AccessFlags::X_OK)
@@ -179,25 +211,24 @@ impl Filesystem for View {
     }
 
     fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let listing = Status::listing(Ino(ino.0));
-        let Some(listing) = listing.or_else(|| Listing::of(&self.tree, Ino(ino.0))) else {
-            return reply.error(Errno::ENOTDIR);
-        };
-        let settled = self.attr(ino).is_some_and(|attr| attr.settled);
-        let kept = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
-        let flags = if settled { kept } else { FopenFlags::empty() };
-        reply.opened(self.folders.insert(listing), flags);
+        if !Status::is_folder(Ino(ino.0)) && !self.live.tree().is_folder(Ino(ino.0)) {
+            return reply.error(self.without(ino, Errno::ENOTDIR));
+        }
+        // The kernel does not keep it: of what is being put into such a cache while another tree
+        // comes, nobody could say whether it is old.
+        reply.opened(self.folders.insert(OpenFolder::default()), FopenFlags::empty());
     }
 
     fn readdir(
         &self,
         _request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         handle: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let Some(listing) = self.folders.get(handle) else { return reply.error(Errno::EBADF) };
+        let Some(folder) = self.folders.get(handle) else { return reply.error(Errno::EBADF) };
+        let listing = folder.listing(offset, || Self::list(&self.live.tree(), Ino(ino.0)));
         for (entry, next) in listing.from(offset) {
             if reply.add(INodeNo(entry.ino.0), next, file_type(entry.kind), &entry.name) {
                 break;
@@ -209,18 +240,25 @@ impl Filesystem for View {
     fn readdirplus(
         &self,
         _request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         handle: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let Some(listing) = self.folders.get(handle) else { return reply.error(Errno::EBADF) };
+        let Some(folder) = self.folders.get(handle) else { return reply.error(Errno::EBADF) };
+        let tree = self.live.tree();
+        let listing = folder.listing(offset, || Self::list(&tree, Ino(ino.0)));
         for (entry, next) in listing.from(offset) {
             // Gone since the folder was opened: as if it had never been there.
-            let Some(attr) = self.attr(INodeNo(entry.ino.0)) else { continue };
+            let attr = self.status.attr(entry.ino).or_else(|| tree.attr(entry.ino));
+            let Some(attr) = attr else { continue };
             let (ttl, ino) = (lifetime(attr.settled), INodeNo(entry.ino.0));
             if reply.add(ino, next, &entry.name, &ttl, &file_attr(&attr), GENERATION) {
                 break;
+            }
+            // The kernel does not count those two.
+            if !matches!(entry.name.as_encoded_bytes(), b"." | b"..") {
+                self.live.hand_out(entry.ino);
             }
         }
         reply.ok();
@@ -242,7 +280,9 @@ impl Filesystem for View {
         if flags.acc_mode() != OpenAccMode::O_RDONLY || flags.0 & libc::O_TRUNC != 0 {
             return reply.error(Errno::EROFS);
         }
-        let Some(file) = self.opened(Ino(ino.0)) else { return reply.error(Errno::EISDIR) };
+        let Some(file) = self.opened(Ino(ino.0)) else {
+            return reply.error(self.without(ino, Errno::EISDIR));
+        };
         let how = match &file {
             // The bytes behind an image's inode never change: keep what was read before.
             Opened::Image(_) => FopenFlags::FOPEN_KEEP_CACHE,
@@ -251,9 +291,9 @@ impl Filesystem for View {
         };
         let how = how | FopenFlags::FOPEN_NOFLUSH;
         match self.backings.of(ino, &file, &reply) {
-            Ok(None) => reply.opened(self.files.insert(OpenFile { file, backing: None }), how),
+            Ok(None) => reply.opened(self.files.insert(OpenFile::new(file, None)), how),
             Ok(Some(backing)) => {
-                let handle = OpenFile { file, backing: Some(Arc::clone(&backing)) };
+                let handle = OpenFile::new(file, Some(Arc::clone(&backing)));
                 // What the kernel cached is the file's own, and not ours to keep.
                 let how = how - FopenFlags::FOPEN_KEEP_CACHE;
                 reply.opened_passthrough(self.files.insert(handle), how, &backing);
@@ -366,7 +406,7 @@ impl Filesystem for View {
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        let totals = self.tree.totals();
+        let totals = self.live.tree().totals();
         let blocks = totals.bytes.div_ceil(u64::from(BLOCK_SIZE));
         reply.statfs(blocks, 0, 0, totals.files, 0, BLOCK_SIZE, NAME_MAX, BLOCK_SIZE);
     }

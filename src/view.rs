@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 use crate::error::Error;
 use crate::extent::{Fault, GuestOffset};
 use crate::map::{ChainMap, NodeId, Piece, Resolved};
-use crate::source::Source;
+use crate::source::{Hold, Source};
 pub use diff::{Difference, Side};
 pub use layout::{Content, Part};
 pub use lost::{Lost, LostRange};
@@ -36,7 +36,7 @@ pub struct DiskImage {
     node: NodeId,
     size: u64,
     lost_reads: LostReads,
-    tally: OnceLock<Tally>,
+    tally: OnceLock<Arc<Tally>>,
 }
 
 /// What a reader gets for what is lost with a file of the chain, or in a damaged one.
@@ -95,6 +95,21 @@ impl DiskImage {
         Self { lost_reads, ..self }
     }
 
+    /// Whether it is the same disk in the same map.
+    pub fn is_same_disk(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.map, &other.map)
+            && (self.node, self.size, self.lost_reads) == (other.node, other.size, other.lost_reads)
+    }
+
+    /// The same with what was found out about another disk, which has the same bytes from the same
+    /// layers in another map.
+    #[must_use]
+    pub fn knowing_what_is_known_of(self, other: &Self) -> Self {
+        let unit = |image: &Self| (image.map.region_size(), image.size, image.lost_reads);
+        let known = other.tally.get().filter(|_| unit(&self) == unit(other));
+        Self { tally: known.map_or_else(OnceLock::new, |known| Arc::clone(known).into()), ..self }
+    }
+
     /// What readers get for what is lost.
     pub fn lost_reads(&self) -> LostReads {
         self.lost_reads
@@ -103,6 +118,16 @@ impl DiskImage {
     /// Bytes.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Keeps all files of its chain open, as far as so many may be: whoever holds this reads their
+    /// bytes also when they have lost their names.
+    pub fn hold(&self) -> Vec<Hold> {
+        let mut held = Vec::new();
+        for node in self.map.line(self.node) {
+            self.map.layer(node).hold(&mut held);
+        }
+        held
     }
 
     /// The file whose bytes these are, if they are no more than that.
@@ -152,7 +177,7 @@ impl DiskImage {
 
     /// How many bytes are data: cheap, and an estimate until every region was looked at.
     pub fn allocated(&self) -> Allocated {
-        if let Some(bytes) = self.tally.get().and_then(Tally::total) {
+        if let Some(bytes) = self.tally.get().and_then(|tally| tally.total()) {
             return Allocated { bytes, exact: true };
         }
         let bytes = self.map.allocated_at_most(self.node).min(self.size);
@@ -250,7 +275,8 @@ impl DiskImage {
     /// None for a disk so large that nobody will ever have looked at all of it.
     fn tally(&self) -> Option<&Tally> {
         let regions = self.size.div_ceil(self.map.region_size());
-        (regions <= Tally::MOST).then(|| self.tally.get_or_init(|| Tally::new(regions)))
+        (regions <= Tally::MOST)
+            .then(|| &**self.tally.get_or_init(|| Arc::new(Tally::new(regions))))
     }
 
     fn read_piece(&self, piece: &Piece, buf: &mut [u8]) -> Result<(), Error> {

@@ -1,6 +1,6 @@
 //! Files of the source that are cut, replaced, rewritten, deleted or closed to us while they are
 //! mounted, with their descriptor open in the daemon and without: the bytes are those of the file as
-//! it was found, or there is an error.
+//! it was found, or there is an error. The view is not refreshed: what is tried is the time before.
 
 #![allow(
     clippy::unwrap_used,
@@ -68,11 +68,12 @@ impl Source {
         let source = Self { layers, well, images, mount, folder };
         match descriptor {
             Descriptor::Open => {
-                source.mount.command(source.folder.path(), &[]).ok();
+                source.mount.command(source.folder.path(), &["-o", "refresh=off"]).ok();
                 source.read_a_page();
             }
             Descriptor::Closed => {
-                let script = format!("ulimit -n {FEW}; exec \"$0\" mount \"$1\" \"$2\"");
+                let script =
+                    format!("ulimit -n {FEW}; exec \"$0\" mount -o refresh=off \"$1\" \"$2\"");
                 let shell = source.mount.run("bash").args(["-c", &script]);
                 let program = source.mount.program();
                 shell.arg(program).arg(source.folder.path()).arg(source.mount.point()).ok();

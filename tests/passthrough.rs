@@ -129,9 +129,9 @@ fn opened_late(path: &Path) -> Option<i32> {
 
 #[test]
 fn a_file_that_changed_since_it_was_found_is_not_opened() {
-    for options in [&[][..], &["-o", "nopassthrough"]] {
+    for options in [["-o", "refresh=off"], ["-o", "nopassthrough,refresh=off"]] {
         let (folder, path, mut content) = source();
-        let mount = Mount::with(folder.path(), User::Own, options);
+        let mount = Mount::with(folder.path(), User::Own, &options);
         content[0] ^= 1;
         fs::write(&path, &content).unwrap();
         assert_eq!(opened_late(&image(&mount)), Some(libc::EIO), "{options:?}");

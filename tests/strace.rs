@@ -156,11 +156,14 @@ fn must_leave_alone(name: &str) {
                 is_own(path, &mount) && (written || !call.writes())
             }),
             "stat" | "lstat" | "statx" | "newfstatat" | "readlink" | "readlinkat" | "access"
-            | "faccessat" | "faccessat2" | "getxattr" | "lgetxattr" | "getcwd" | "statfs" => true,
+            | "faccessat" | "faccessat2" | "getxattr" | "lgetxattr" | "getcwd" | "statfs"
+            | "inotify_init" | "inotify_init1" | "inotify_rm_watch" => true,
             "write" | "writev" => !on_source,
             // Of the locks that QEMU holds the daemon only asks.
             "fcntl" => !on_source || !call.args.contains("SETLK"),
             "ioctl" => !on_source || call.args.contains("FS_IOC_FIEMAP"),
+            // Changes of the source are watched, and of nothing else.
+            "inotify_add_watch" => in_source,
             "execve" => path.as_deref() == Some(Path::new(env!("CARGO_BIN_EXE_qcowfs"))),
             // A mount of one file that nobody sees, for the kernel to read it by.
             "open_tree" => on_source && call.args.contains("OPEN_TREE_CLONE"),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::evidence::{Basis, Evidence};
-use super::inventory::{Content, FileId, FoundFile, Inventory, Skipped};
+use super::inventory::{Before, Content, FileId, FoundFile, Inventory, Skipped};
 use super::link::{self, Links};
 use super::order::{natural, parents_first};
 use super::place::{DiskKey, Kind, Parent, Place, TimeBasis};
@@ -89,12 +89,23 @@ pub struct ParentLink {
 impl Catalog {
     /// Looks at the source and decides about everything in it.
     pub fn read(roots: Arc<Roots>) -> Result<Self> {
-        let mut inventory = Inventory::take(roots)?;
-        let links = link::link(&mut inventory);
+        let inventory = Inventory::take(roots)?;
+        Ok(Self::decide(inventory, &mut Before::nothing(&mut |_, _| false)))
+    }
+
+    /// The same again, where all may have changed meanwhile: what is the same still is not read
+    /// again.
+    pub fn read_again(earlier: &Self, mut before: Before<'_>) -> Result<Self> {
+        let inventory = Inventory::take_again(&earlier.inventory, &mut before)?;
+        Ok(Self::decide(inventory, &mut before))
+    }
+
+    fn decide(mut inventory: Inventory, before: &mut Before<'_>) -> Self {
+        let links = link::link(&mut inventory, before);
         let mut builder = Builder { inventory: &inventory, links: &links, made: BTreeMap::new() };
         let checkpoints = builder.checkpoints();
         let disks = disks(&inventory, &links, &checkpoints);
-        Ok(Self { inventory, disks, checkpoints })
+        Self { inventory, disks, checkpoints }
     }
 
     /// Leaves only the image at `path` and what it stands on.

@@ -1,5 +1,7 @@
 //! What the first bytes of a file are, and what the metadata there says.
 
+use std::sync::Arc;
+
 use crate::error::{Defect, Result};
 use crate::layer::qcow2::{Header, Snapshot, is_qcow2, read_bitmaps, read_snapshots};
 use crate::layer::stream::{self, Index, StreamMeta};
@@ -8,12 +10,12 @@ use crate::layout::sidecar::DeclaredFormat;
 use crate::source::{LocalFile, Source};
 
 /// What a file's first bytes are.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Content {
     /// A qcow2 image.
-    Qcow2(Box<QcowFacts>),
+    Qcow2(Arc<QcowFacts>),
     /// A virtnbdbackup stream.
-    Stream(Box<StreamFacts>),
+    Stream(Arc<StreamFacts>),
     /// An image whose header is refused, or a file that cannot be read: the reason.
     Unreadable(String),
     /// Bytes without a known header: a raw image, or no image at all.
@@ -75,14 +77,14 @@ pub(super) fn look_into(file: &LocalFile, declared: Option<DeclaredFormat>) -> R
     match declared {
         Some(DeclaredFormat::Raw) => return Ok(Content::Plain),
         None if stream::is_stream(start) => {
-            return Ok(Content::Stream(Box::new(stream_facts(file)?)));
+            return Ok(Content::Stream(Arc::new(stream_facts(file)?)));
         }
         None if !is_qcow2(start) => {
             return Ok(foreign(start).map_or(Content::Plain, Content::Foreign));
         }
         Some(DeclaredFormat::Qcow2) | None => {}
     }
-    Ok(Content::Qcow2(Box::new(qcow_facts(file)?)))
+    Ok(Content::Qcow2(Arc::new(qcow_facts(file)?)))
 }
 
 /// What to say of a file that is declared to be raw and begins like something else.

@@ -2,12 +2,14 @@
 //! outside of it come in one by one ([`super::outside`]), under their absolute paths.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use super::content::{Content, Foreign, QcowFacts, StreamFacts};
 use super::content::{contradicted, look_into};
+pub use super::found::{Before, FoundFile};
+use super::found::{Seen, may_pass};
 use crate::error::{Error, Result};
 use crate::layout::checkpoint_xml::CheckpointXml;
 use crate::layout::sidecar::{self, Declaration, DeclaredFormat, DeclaredParent};
@@ -23,21 +25,6 @@ const FOLDER_DEPTH: usize = 64;
 /// A file of the inventory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileId(pub usize);
-
-/// One regular file of the source, or one outside of it that is needed.
-#[derive(Debug)]
-pub struct FoundFile {
-    /// Path within the source; absolute outside of it.
-    pub path: PathBuf,
-    /// As `stat` saw it.
-    pub stat: FileStat,
-    /// Its bytes; none if it could not be opened.
-    pub source: Option<Arc<LocalFile>>,
-    /// What its first bytes are.
-    pub content: Content,
-    /// What a user should know of a declaration that its bytes contradict.
-    pub warning: Option<&'static str>,
-}
 
 /// A checkpoint description, and where it lies.
 #[derive(Debug)]
@@ -82,8 +69,19 @@ impl Inventory {
     /// Looks at everything in the source. A folder or file that cannot be read is noted; only a
     /// source that cannot be read and a wrong `qcowfs.toml` in it are errors.
     pub fn take(roots: Arc<Roots>) -> Result<Self> {
+        let local = LocalFiles::new(Arc::clone(&roots));
+        Self::look(roots, local, &mut Before::nothing(&mut |_, _| false))
+    }
+
+    /// Looks at everything again. Also a folder that fails in a way which may pass (a server that
+    /// does not answer) is an error.
+    pub(super) fn take_again(earlier: &Self, before: &mut Before<'_>) -> Result<Self> {
+        Self::look(Arc::clone(&earlier.roots), earlier.local.clone(), before)
+    }
+
+    fn look(roots: Arc<Roots>, local: LocalFiles, before: &mut Before<'_>) -> Result<Self> {
         let mut inventory = Self {
-            local: LocalFiles::new(Arc::clone(&roots)),
+            local,
             roots,
             folders: BTreeMap::new(),
             files: Vec::new(),
@@ -96,7 +94,7 @@ impl Inventory {
             skipped: Vec::new(),
             refused: HashMap::new(),
         };
-        let mut found = inventory.walk()?;
+        let mut found = inventory.walk(before)?;
         // Of two declarations of a file the one nearer to it counts: it comes later.
         found.sort_by(|(a, _), (b, _)| {
             (a.components().count(), a).cmp(&(b.components().count(), b))
@@ -105,7 +103,7 @@ impl Inventory {
             inventory.read_sidecar(path, entry)?;
         }
         for (path, entry) in found {
-            inventory.look_at(path, &entry);
+            inventory.look_at(path, &entry, before);
         }
         inventory.locate_declared_parents();
         inventory.number();
@@ -217,14 +215,19 @@ impl Inventory {
 
     /// Takes in a file outside of the source. It has a number, after all others, until
     /// [`Self::number`].
-    pub(super) fn take_outside(&mut self, path: &Path, format: Option<DeclaredFormat>) {
+    pub(super) fn take_outside(
+        &mut self,
+        path: &Path,
+        format: Option<DeclaredFormat>,
+        before: &mut Before<'_>,
+    ) {
         let opened = self.local.open(path);
         let opened = opened.and_then(|file| Ok((file, self.roots.folders_on_the_way(path)?)));
         match opened {
             Ok((source, folders)) => {
                 self.folders.extend(folders);
                 self.by_path.insert(path.to_path_buf(), FileId(self.files.len()));
-                self.add(path.to_path_buf(), source, format);
+                self.add(path.to_path_buf(), source, format, before);
             }
             Err(e) => self.refuse_outside(path, e.to_string()),
         }
@@ -269,7 +272,7 @@ impl Inventory {
         }
     }
 
-    fn walk(&mut self) -> Result<Vec<(PathBuf, FoundEntry)>> {
+    fn walk(&mut self, before: &Before<'_>) -> Result<Vec<(PathBuf, FoundEntry)>> {
         let mut found = Vec::new();
         let root_stat = self.root().stat_folder(Path::new(""))?;
         self.folders.insert(PathBuf::new(), root_stat);
@@ -278,6 +281,7 @@ impl Inventory {
             let entries = match self.root().list(&folder) {
                 Ok(entries) => entries,
                 Err(e) if folder.as_os_str().is_empty() => return Err(e),
+                Err(e) if before.earlier.is_some() && may_pass(&e) => return Err(e),
                 Err(e) => {
                     self.skip_fault(&folder, format!("the folder cannot be read: {e}"));
                     continue;
@@ -287,6 +291,7 @@ impl Inventory {
                 let path = folder.join(&entry.name);
                 match entry.kind {
                     EntryKind::File => found.push((path, entry)),
+                    EntryKind::Folder if Some(path.as_path()) == before.passed_over => {}
                     EntryKind::Folder if path.components().count() > FOLDER_DEPTH => {
                         self.skip(&path, "folders this deep are not looked into");
                     }
@@ -342,86 +347,76 @@ impl Inventory {
         Ok(())
     }
 
-    fn look_at(&mut self, path: PathBuf, entry: &FoundEntry) {
+    fn look_at(&mut self, path: PathBuf, entry: &FoundEntry, before: &mut Before<'_>) {
         let declaration = self.declarations.get(&path);
         if declaration.is_some_and(|declared| declared.ignore) {
             self.skip(&path, "qcowfs.toml says to ignore it");
             return;
         }
         let format = declaration.and_then(|declared| declared.format);
+        if let Some(same) = before.same(&path, &entry.stat, format) {
+            return self.add_again(same, entry.stat, before);
+        }
         match self.local.open(&path) {
-            Ok(source) => self.add(path, source, format),
+            Ok(source) => self.add(path, source, format, before),
             Err(e) => {
-                let (stat, content) = (entry.stat, Content::Unreadable(e.to_string()));
-                self.files.push(FoundFile { path, stat, source: None, content, warning: None });
+                let content = Content::Unreadable(e.to_string());
+                self.files.push(FoundFile {
+                    path,
+                    stat: entry.stat,
+                    source: None,
+                    content: content.clone(),
+                    warning: None,
+                    is_being_written: false,
+                    seen: Seen { declared: format, content },
+                });
             }
         }
     }
 
-    fn add(&mut self, path: PathBuf, source: LocalFile, format: Option<DeclaredFormat>) {
+    /// A file that is what it was; its owner and its permissions may be others.
+    fn add_again(&mut self, same: &FoundFile, stat: FileStat, before: &mut Before<'_>) {
+        let is_being_written = (before.is_being_written)(&same.path, &stat);
+        self.note_foreign(&same.path, &same.seen.content);
+        self.files.push(FoundFile {
+            path: same.path.clone(),
+            stat,
+            source: same.source.clone(),
+            content: same.seen.content.clone(),
+            warning: same.warning,
+            is_being_written,
+            seen: same.seen.clone(),
+        });
+    }
+
+    fn add(
+        &mut self,
+        path: PathBuf,
+        source: LocalFile,
+        format: Option<DeclaredFormat>,
+        before: &mut Before<'_>,
+    ) {
+        if let Some(same) = before.same(&path, source.stat(), format) {
+            return self.add_again(same, *source.stat(), before);
+        }
+        let is_being_written = (before.is_being_written)(&path, source.stat());
         let content =
             look_into(&source, format).unwrap_or_else(|e| Content::Unreadable(e.to_string()));
-        if let Content::Foreign(format @ Foreign { is_disk: true, .. }) = content
-            && path.is_relative()
-        {
-            self.skip(&path, format!("a {}, which qcowfs does not read", format.name));
-        }
+        self.note_foreign(&path, &content);
         let is_declared = format == Some(DeclaredFormat::Raw) && path.is_relative();
         let warning = if is_declared { contradicted(&source) } else { None };
         let (stat, source) = (*source.stat(), Some(Arc::new(source)));
-        self.files.push(FoundFile { path, stat, source, content, warning });
-    }
-}
-
-impl FoundFile {
-    /// The file's name.
-    pub fn name(&self) -> &OsStr {
-        self.path.file_name().unwrap_or_default()
+        let seen = Seen { declared: format, content: content.clone() };
+        self.files.push(FoundFile { path, stat, source, content, warning, is_being_written, seen });
     }
 
-    /// Whether it lies outside of the source.
-    pub fn is_outside(&self) -> bool {
-        self.path.is_absolute()
-    }
-
-    /// The folder that holds it, within the source; absolute outside of it.
-    pub fn folder(&self) -> &Path {
-        self.path.parent().unwrap_or(Path::new(""))
-    }
-
-    /// Whether a QEMU process has it open for writing. One that cannot be asked is not.
-    pub fn is_in_use(&self) -> bool {
-        let asked = self.source.as_ref().map_or(Ok(false), |source| source.is_in_use());
-        asked.unwrap_or_else(|e| {
-            log::debug!("cannot tell whether a VM has it open: {e}");
-            false
-        })
-    }
-
-    /// Where the L1 table of a qcow2 image would end, if the file ends before.
-    pub fn end_of_cut_table(&self) -> Option<u64> {
-        let header = &self.qcow2()?.header;
-        let end = header.l1_offset.saturating_add(u64::from(header.l1_size) * 8);
-        Some(end).filter(|&end| end > self.stat.size)
-    }
-
-    /// Its qcow2 metadata, if that is what it is.
-    pub fn qcow2(&self) -> Option<&QcowFacts> {
-        match &self.content {
-            Content::Qcow2(facts) => Some(facts),
-            _ => None,
+    /// A disk in a format that is not read.
+    fn note_foreign(&mut self, path: &Path, content: &Content) {
+        if let Content::Foreign(format @ Foreign { is_disk: true, .. }) = content
+            && path.is_relative()
+        {
+            self.skip(path, format!("a {}, which qcowfs does not read", format.name));
         }
-    }
-
-    /// Whether it may be a raw image: bytes without a known header.
-    pub fn is_plain(&self) -> bool {
-        matches!(self.content, Content::Plain)
-    }
-
-    /// The name of its folder, as a name for the disk in it.
-    pub fn folder_name(&self, root: &SourceRoot) -> OsString {
-        let name = self.folder().file_name().or_else(|| root.path().file_name());
-        name.unwrap_or(OsStr::new("disk")).to_os_string()
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::evidence::{Basis, Evidence};
 use super::headers::{Finder, HeaderLink};
-use super::inventory::{Content, FileId, FoundCheckpoint, FoundFile, Inventory, QcowFacts};
+use super::inventory::{Before, Content, FileId, FoundCheckpoint, FoundFile, Inventory, QcowFacts};
 use super::order::parents_first;
 use super::place::{DiskKey, Kind, Parent, Place, TimeBasis, plain_place};
 use super::{live, named_push, outside, push, qmpbackup, streams};
@@ -44,11 +44,11 @@ pub(super) struct Linker<'a> {
 }
 
 /// Decides about all images of the inventory.
-pub fn link(inventory: &mut Inventory) -> Links {
+pub(super) fn link(inventory: &mut Inventory, before: &mut Before<'_>) -> Links {
     let raw = read_as_raw_beside(inventory);
     inventory.treat_as_raw(&raw);
     if inventory.roots().allow_any() {
-        outside::take_in(inventory);
+        outside::take_in(inventory, before);
         let raw = read_as_raw_beside(inventory);
         inventory.treat_as_raw(&raw);
     }

@@ -20,6 +20,7 @@ pub mod order;
 pub mod place;
 
 mod content;
+mod found;
 mod headers;
 mod live;
 mod named_push;

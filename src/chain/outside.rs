@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::catalog::LONGEST_CHAIN;
-use super::inventory::{FileId, Inventory};
+use super::inventory::{Before, FileId, Inventory};
 use crate::layout::backing_name::BackingName;
 use crate::layout::sidecar::{DeclaredFormat, DeclaredParent};
 use crate::source::{Located, Roots};
@@ -16,11 +16,11 @@ use crate::source::{Located, Roots};
 const MOST: usize = LONGEST_CHAIN;
 
 /// Takes in all files that are needed, with what they stand on themselves.
-pub(super) fn take_in(inventory: &mut Inventory) {
+pub(super) fn take_in(inventory: &mut Inventory, before: &mut Before<'_>) {
     if !inventory.roots().allow_any() {
         return;
     }
-    let mut outside = Outside { room: MOST, inventory };
+    let mut outside = Outside { room: MOST, inventory, before };
     for path in outside.declared() {
         outside.take(&path, None);
     }
@@ -42,19 +42,20 @@ pub(super) fn take_in(inventory: &mut Inventory) {
     outside.inventory.number();
 }
 
-struct Outside<'a> {
+struct Outside<'a, 'b> {
     inventory: &'a mut Inventory,
+    before: &'a mut Before<'b>,
     room: usize,
 }
 
-impl Outside<'_> {
+impl Outside<'_, '_> {
     fn take(&mut self, path: &Path, format: Option<DeclaredFormat>) {
         if self.inventory.at(path).is_some() || self.inventory.refusal(path).is_some() {
             return;
         }
         if let Some(room) = self.room.checked_sub(1) {
             self.room = room;
-            self.inventory.take_outside(path, format);
+            self.inventory.take_outside(path, format, self.before);
         } else {
             let reason = format!("more than {MOST} files outside of the source are not opened");
             self.inventory.refuse_outside(path, reason);

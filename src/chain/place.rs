@@ -10,7 +10,7 @@ use super::evidence::Evidence;
 use super::inventory::{FileId, FoundFile};
 
 /// What kind of restore point a checkpoint is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Hash)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// Holds the whole disk.

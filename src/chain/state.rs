@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::inventory::{Content, FileId, FoundFile, Inventory};
 use super::link::Links;
-use super::place::{Parent, Place};
+use super::place::{Kind, Parent, Place};
 use crate::extent::Fault;
 use crate::layer::qcow2::Encryption;
 
@@ -18,7 +18,7 @@ pub enum State {
 }
 
 /// What of an image can be used, whatever it stands on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Left {
     /// What it has: all, or all up to where it is cut.
     All,
@@ -47,6 +47,8 @@ impl State {
     }
 }
 
+const BEING_WRITTEN: &str = "it is still being written; it is shown as soon as it is complete, and \
+                             nobody has written to it for a moment";
 const STANDS_ON: &str = "it stands on ";
 const BROKEN: &str = ", which cannot be assembled: ";
 
@@ -80,6 +82,17 @@ pub(super) fn examine(
     place: &Place,
 ) -> Condition {
     let file = inventory.file(id);
+    // What its tool marks as unfinished has that as its reason, also when nobody writes to it.
+    if place.kind != Kind::Partial
+        && let Some(path) = being_written(inventory, links, id, place)
+    {
+        let state = if *path == file.path {
+            State::Broken(BEING_WRITTEN.to_owned())
+        } else {
+            State::above(path, BEING_WRITTEN)
+        };
+        return Condition { state, left: Left::Nothing, ..Condition::SOUND };
+    }
     if let Some(reason) = unusable(inventory, file, place) {
         return Condition::unusable(reason);
     }
@@ -88,6 +101,23 @@ pub(super) fn examine(
         Parent::Missing(reason) => found.without_base(reason.clone()),
         _ => found,
     }
+}
+
+/// The file that is being written to, of those whose bytes nothing else vouches for: the image, its
+/// data file, and what it takes for raw bytes.
+fn being_written<'a>(
+    inventory: &'a Inventory,
+    links: &Links,
+    id: FileId,
+    place: &Place,
+) -> Option<&'a Path> {
+    let data = links.data_files.get(&id).and_then(|found| Some(found.as_ref().ok()?.file));
+    let raw = match place.parent {
+        Parent::File { file, as_raw: true, .. } => Some(file),
+        _ => None,
+    };
+    let mut files = [Some(id), data, raw].into_iter().flatten().map(|id| inventory.file(id));
+    files.find(|file| file.is_being_written).map(|file| file.path.as_path())
 }
 
 /// Why nothing of an image can be used.

@@ -1,6 +1,7 @@
 //! `qcowfs mount`.
 
 use std::ffi::OsString;
+use std::io::{self, IsTerminal as _};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,6 +15,7 @@ use super::logging::{self, Destination, Verbosity};
 use super::mount_options::{self, Options};
 use crate::error::{Error, Result};
 use crate::mount::{Hangup, Mounted, Place, raise_open_files_limit, service};
+use crate::tree::live::Live;
 use crate::tree::{Tree, ViewOptions};
 
 const OPTIONS_HELP: &str = "\
@@ -30,6 +32,8 @@ Mount options, comma-separated; may be repeated, and later ones win:
   map_cache=SIZE            memory for the maps of the disks: 48M if not given
   data_cache=SIZE           memory for tables and decompressed data: 32M if not given
   nopassthrough             do not let the kernel read plain raw files by itself
+  refresh=auto|off|SECONDS  when the source is looked at again: as it changes, every so many
+                            seconds, or on SIGHUP alone
   ro, noexec, exec, nodev, nosuid, noatime, atime
   dev, suid                 for root only";
 
@@ -148,11 +152,13 @@ fn serve(
     let place = Place::check(&args.source, &args.mount_point, &options.mount)?;
     let Options { mount, missing, caches, follow: allowed, threads, .. } = options;
     let view = ViewOptions { allowed, missing, caches };
-    let tree = Tree::from_source(place.source(), &view)?;
-    check_not_hidden(&tree, &place)?;
+    let live = Live::new(place.source(), &view)?;
+    let tree = live.tree();
+    check_not_hidden(tree, &place)?;
     // A service manager sends SIGHUP to have a service look again, not to end it.
-    let is_kept = parent.is_some() || service::is_waited_for();
-    let hangup = if is_kept { Hangup::Ignore } else { Hangup::Unmount };
+    let on_terminal = io::stdin().is_terminal() || io::stderr().is_terminal();
+    let is_kept = parent.is_some() || service::is_waited_for() || !on_terminal;
+    let hangup = if is_kept { Hangup::Refresh } else { Hangup::Unmount };
     let threads = threads.and_then(|n| NonZeroUsize::new(n.into()));
     let threads = threads.unwrap_or_else(default_threads);
     check_threads(threads)?;
@@ -162,7 +168,7 @@ fn serve(
         super::complain(&format!("note: {missing}; see `qcowfs ls {allowed}{source}`"));
     }
     let counts = tree.counts();
-    let mounted = Mounted::new(&place, tree, &mount, threads, hangup)?;
+    let mounted = Mounted::new(&place, live, &mount, threads, hangup)?;
     match parent {
         Some(parent) => {
             if let Err(error) = parent.leave() {
@@ -197,8 +203,8 @@ fn check_not_hidden(tree: &Tree, place: &Place) -> Result<()> {
 /// Makes sure that the threads can be had. Once it is mounted, a view without them would answer
 /// nobody, not even the one who wants to unmount it.
 fn check_threads(threads: NonZeroUsize) -> Result<()> {
-    // The session's own and the one for signals come on top.
-    let wanted = threads.get() + 2;
+    // The session's own, the one for signals, and the two that look after changes come on top.
+    let wanted = threads.get() + 4;
     let (stop, wait) = std::sync::mpsc::channel::<()>();
     let wait = std::sync::Arc::new(parking_lot::Mutex::new(wait));
     let mut started = Vec::with_capacity(wanted);

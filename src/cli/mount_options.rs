@@ -3,18 +3,20 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rustix::mount::MountFlags;
 
 use crate::error::{Error, Result};
-use crate::mount::{Access, MountOptions};
+use crate::mount::{Access, MountOptions, Refresh};
 use crate::tree::caches::CacheSizes;
 use crate::tree::missing::Missing;
 
 /// What an unknown option is answered with.
 const KNOWN: &str = "missing=hide|eio|zero, allow_other, allow_root, default_permissions, \
                      auto_unmount, fsname=NAME, follow=DIR, threads=N, log_file=FILE, \
-                     map_cache=SIZE, data_cache=SIZE, nopassthrough, ro, noexec, exec, nodev, dev, \
+                     refresh=auto|off|SECONDS, map_cache=SIZE, data_cache=SIZE, nopassthrough, \
+                     ro, noexec, exec, nodev, dev, \
                      nosuid, suid, noatime, atime";
 /// As many threads as can be asked for.
 pub(super) const MOST_THREADS: u16 = 64;
@@ -41,6 +43,11 @@ impl Options {
     pub(super) fn words(&self) -> Vec<String> {
         let mut words = self.mount.words();
         words.push(format!("missing={}", self.missing));
+        words.push(match self.mount.refresh {
+            Refresh::Auto => "refresh=auto".to_owned(),
+            Refresh::Every(interval) => format!("refresh={}", interval.as_secs()),
+            Refresh::Off => "refresh=off".to_owned(),
+        });
         words.push(format!("map_cache={}", self.caches.maps));
         words.push(format!("data_cache={}", self.caches.data));
         words.extend(self.follow.iter().map(|dir| format!("follow={}", dir.display())));
@@ -65,6 +72,10 @@ fn apply(options: &mut Options, word: &OsStr) -> Result<()> {
     }
     if let Some(name) = word.as_bytes().strip_prefix(b"fsname=") {
         options.mount.fsname = Some(checked_name(name)?);
+        return Ok(());
+    }
+    if let Some(value) = word.to_str().and_then(|word| word.strip_prefix("refresh=")) {
+        options.mount.refresh = refresh(value)?;
         return Ok(());
     }
     for (name, size) in
@@ -147,6 +158,25 @@ fn checked_name(name: &[u8]) -> Result<OsString> {
         return usage("the option fsname= needs a name, such as fsname=backups");
     }
     Ok(OsString::from_vec(name.to_vec()))
+}
+
+/// When the source is looked at again.
+fn refresh(value: &str) -> Result<Refresh> {
+    let wrong = || {
+        usage(&format!(
+            "the option refresh= is auto, off, or a number of seconds from 1 on: `{value}`"
+        ))
+    };
+    match value {
+        "auto" => Ok(Refresh::Auto),
+        "off" => Ok(Refresh::Off),
+        // `parse` would take a sign.
+        _ if !value.bytes().all(|b| b.is_ascii_digit()) => wrong(),
+        _ => match value.parse::<u32>() {
+            Ok(seconds @ 1..) => Ok(Refresh::Every(Duration::from_secs(seconds.into()))),
+            _ => wrong(),
+        },
+    }
 }
 
 /// A size of memory: a number of bytes, or with a letter of KiB, MiB or GiB.
@@ -254,6 +284,18 @@ mod tests {
         let list = OsString::from_vec(b"fsname=\xff\xfe".to_vec());
         let options = parse(&[list]).unwrap().mount;
         assert_eq!(options.fsname, Some(OsString::from_vec(b"\xff\xfe".to_vec())));
+    }
+
+    #[test]
+    fn the_source_is_looked_at_when_it_is_said() {
+        let refresh = |list: &str| parsed(&[list]).unwrap().refresh;
+        assert_eq!(refresh("ro"), Refresh::Auto);
+        assert_eq!(refresh("refresh=off"), Refresh::Off);
+        assert_eq!(refresh("refresh=off,refresh=auto"), Refresh::Auto);
+        assert_eq!(refresh("refresh=30"), Refresh::Every(Duration::from_secs(30)));
+        for wrong in ["refresh=", "refresh=0", "refresh=-1", "refresh=+1", "refresh=1s"] {
+            assert!(told(wrong).contains("number of seconds"), "{wrong}");
+        }
     }
 
     #[test]

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use fuser::{BackingId, FileHandle};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
+use crate::source::Hold;
 use crate::tree::{Ino, NodeKind, Opened, Tree};
 
 /// Open files, or open folders.
@@ -49,12 +50,41 @@ pub(super) struct OpenFile {
     pub(super) file: Opened,
     /// Must live as long, where the kernel reads by itself.
     #[expect(dead_code, reason = "held, and never asked")]
-    pub(super) backing: Option<Arc<BackingId>>,
+    backing: Option<Arc<BackingId>>,
+    /// Keeps its bytes readable, whatever becomes of the names of its files.
+    #[expect(dead_code, reason = "held, and never asked")]
+    held: Vec<Hold>,
+}
+
+impl OpenFile {
+    pub(super) fn new(file: Opened, backing: Option<Arc<BackingId>>) -> Self {
+        let held = match &file {
+            Opened::Image(image) => image.hold(),
+            Opened::Text(_) => Vec::new(),
+        };
+        Self { file, backing, held }
+    }
+}
+
+/// A folder that somebody has open.
+#[derive(Debug, Default)]
+pub(super) struct OpenFolder(Mutex<Arc<Listing>>);
+
+impl OpenFolder {
+    /// What to tell a reader from an offset on: who starts again sees what is there by now (`list`),
+    /// who goes on sees what he began with.
+    pub(super) fn listing(&self, offset: u64, list: impl FnOnce() -> Listing) -> Arc<Listing> {
+        let mut listing = self.0.lock();
+        if offset == 0 || listing.0.is_empty() {
+            *listing = Arc::new(list());
+        }
+        Arc::clone(&listing)
+    }
 }
 
 /// The entries of a folder as they were when it was opened, with `.` and `..`. An entry's place
 /// is its offset, so a reader that goes on or comes back finds the same order.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Listing(Vec<Listed>);
 
 #[derive(Debug)]

@@ -34,6 +34,11 @@ impl Backings {
         self.is_possible.store(true, Ordering::Relaxed);
     }
 
+    /// Nobody has the inode open, and it is not known any more.
+    pub(super) fn forget(&self, ino: INodeNo) {
+        self.by_inode.lock().remove(&ino);
+    }
+
     /// What the kernel is to read instead of asking us, if it may. An error is about the file
     /// itself.
     pub(super) fn of(

@@ -163,6 +163,10 @@ impl Status {
         }
     }
 
+    pub(super) fn is_folder(ino: Ino) -> bool {
+        ino == FOLDER_INO
+    }
+
     /// The folder's entries.
     pub(super) fn listing(ino: Ino) -> Option<Listing> {
         let listed = |name: &str, ino, kind| Listed { name: name.into(), ino, kind };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Layer;
 use crate::error::{Error, Result};
 use crate::extent::{Fault, GuestOffset, Slot, Word, Words};
+use crate::source::Hold;
 
 /// A layer of which nothing is known: every byte of it is lost.
 ///
@@ -79,6 +80,10 @@ impl Layer for TablesOnly {
 
     fn virtual_size(&self) -> u64 {
         self.layer.virtual_size()
+    }
+
+    fn hold(&self, held: &mut Vec<Hold>) {
+        self.layer.hold(held);
     }
 
     fn granularity(&self) -> u64 {

@@ -20,7 +20,7 @@ pub use memory::{Disordered, MemoryLayer};
 
 use crate::error::Result;
 use crate::extent::{GuestOffset, HostOffset, Slot, Words};
-use crate::source::Source;
+use crate::source::{Hold, Source};
 
 /// The cluster size of most qcow2 images; raw increments are copied in such units, too.
 const USUAL_GRANULARITY: u64 = 64 << 10;
@@ -69,6 +69,11 @@ pub trait Layer: Send + Sync {
     /// looking at them. None where there is no such file.
     fn plain_file(&self) -> Option<&Arc<dyn Source>> {
         None
+    }
+
+    /// Adds to `held` what keeps its files open.
+    fn hold(&self, held: &mut Vec<Hold>) {
+        let _ = held;
     }
 
     /// Where the file keeps room for parts of `range` which this layer says to be zeros or nothing:

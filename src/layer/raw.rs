@@ -13,7 +13,7 @@ use super::{Layer, Reserved};
 use crate::error::{Error, Result};
 use crate::extent::{Fault, GuestOffset, HostOffset, Slot, Word, Words};
 use crate::fault_log;
-use crate::source::{Allocation, AllocationState, Source};
+use crate::source::{Allocation, AllocationState, Hold, Source};
 
 /// A raw image: a whole disk, or an increment.
 #[derive(Debug)]
@@ -50,6 +50,10 @@ impl Layer for RawLayer {
     /// The file's length. QEMU pads a length that is no multiple of 512; nothing is added here.
     fn virtual_size(&self) -> u64 {
         self.file.len()
+    }
+
+    fn hold(&self, held: &mut Vec<Hold>) {
+        held.extend(self.file.hold());
     }
 
     fn words(&self, words: &mut Words) {

@@ -7,9 +7,11 @@ mod device;
 mod fusermount;
 mod mountinfo;
 mod options;
+mod refresh;
 pub mod service;
 mod signals;
 mod unmount;
+mod watch;
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -26,16 +28,18 @@ pub use ask::read_status;
 pub use auto_unmount::{WATCH, watch};
 pub use check::Place;
 pub use options::{Access, MountOptions};
+pub use refresh::Refresh;
 pub use signals::Hangup;
 pub use unmount::unmount;
 
 use crate::error::{Error, Result};
 use crate::fault_log;
 use crate::fuse::{About, View};
-use crate::tree::Tree;
+use crate::tree::live::Live;
 use auto_unmount::Watcher;
 use mountinfo::MountTable;
 use unmount::{OwnMount, Standing};
+use watch::Bell;
 
 /// How the mount table tells our mounts from those of other FUSE daemons.
 const SUBTYPE: &str = "qcowfs";
@@ -49,13 +53,15 @@ pub struct Mounted {
     ended: Arc<AtomicBool>,
     /// Waits for our end, with `auto_unmount`.
     _watcher: Option<Watcher>,
+    bell: Bell,
 }
 
 impl Mounted {
-    /// Mounts a tree and waits until the mount answers. After an error nothing is mounted.
+    /// Mounts the view of a source and waits until the mount answers. After an error nothing is
+    /// mounted.
     pub fn new(
         place: &Place,
-        tree: Tree,
+        mut live: Live,
         options: &MountOptions,
         threads: NonZeroUsize,
         hangup: Hangup,
@@ -67,25 +73,31 @@ impl Mounted {
         let fuse = device::mount(&path, fsname, options)?;
         let device = mounted_device(&path)?;
         let own = Arc::new(OwnMount { path, device });
+        live.pass_over(&own.path);
         let about = About {
             source: place.source.clone(),
             mount_point: place.mount_point.clone(),
             options: options.told.clone(),
             threads: threads.get(),
         };
-        let view = View::new(tree, options.passthrough, about);
+        let view = View::new(Arc::clone(live.tree()), options.passthrough, about);
+        let served = view.live();
         let started = start(fuse, view, options, threads, &own);
         let ended = Arc::new(AtomicBool::new(false));
         let answers = started.and_then(|session| {
             check_answer(&own, before)?;
             raise_read_ahead(own.device);
-            signals::obey(signals, hangup, own.clone(), ended.clone())
+            let bell = refresh::start(live, options.refresh, served, session.notifier())
+                .map_err(|e| Error::io(&own.path, e))?;
+            signals::obey(signals, hangup, own.clone(), ended.clone(), bell.clone())
                 .map_err(|e| Error::io(&own.path, e))?;
             let watcher = options.auto_unmount.then(|| Watcher::start(&own)).transpose()?;
-            Ok((session, watcher))
+            Ok((session, bell, watcher))
         });
         match answers {
-            Ok((session, watcher)) => Ok(Self { own, session, ended, _watcher: watcher }),
+            Ok((session, bell, watcher)) => {
+                Ok(Self { own, session, ended, _watcher: watcher, bell })
+            }
             Err(e) => {
                 give_up(&own);
                 Err(e)
@@ -100,6 +112,7 @@ impl Mounted {
         service::stopping("the view is gone");
         fault_log::flush();
         self.ended.store(true, Ordering::Release);
+        self.bell.end();
         if let Err(e) = over {
             // It was not unmounted, so its device number is still its own.
             give_up(&self.own);

@@ -7,6 +7,7 @@ use fuser::SessionACL;
 use rustix::mount::MountFlags;
 
 use super::SUBTYPE;
+use super::refresh::Refresh;
 
 /// Who may look into the view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub struct MountOptions {
     pub passthrough: bool,
     /// Take the view away when its process dies without having done so.
     pub auto_unmount: bool,
+    /// When the source is looked at again.
+    pub refresh: Refresh,
     /// The kernel's flags: always read-only.
     pub flags: MountFlags,
     /// All options in words, for those who ask the view: see [`crate::fuse::About`].
@@ -56,6 +59,7 @@ impl Default for MountOptions {
             fsname: None,
             passthrough: true,
             auto_unmount: false,
+            refresh: Refresh::Auto,
             told: Vec::new(),
             flags: MountFlags::RDONLY
                 | MountFlags::NODEV

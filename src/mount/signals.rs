@@ -1,5 +1,6 @@
 //! The signals of a mounted view: SIGTERM and SIGINT unmount it, as soon as nobody uses it. A
-//! second one does not wait: it detaches the view, and who reads in it may finish.
+//! second one does not wait: it detaches the view, and who reads in it may finish. SIGHUP has the
+//! source looked at again.
 
 use std::io;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use signal_hook::iterator::Signals;
 
 use super::service;
 use super::unmount::{Outcome, OwnMount, Standing};
+use super::watch::Bell;
 use crate::error::Result;
 
 /// Between two attempts to unmount a busy view.
@@ -21,10 +23,10 @@ const RETRY: Duration = Duration::from_millis(250);
 /// What the end of the terminal means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hangup {
-    /// The same as SIGTERM: for the foreground.
+    /// The same as SIGTERM: in the foreground of a terminal.
     Unmount,
-    /// Nothing: for the background.
-    Ignore,
+    /// Nothing, for there is none: SIGHUP has the source looked at again.
+    Refresh,
 }
 
 /// From here on the signals wait for [`obey`] instead of killing the process, which would leave a
@@ -40,15 +42,22 @@ pub(super) fn obey(
     hangup: Hangup,
     mount: Arc<OwnMount>,
     ended: Arc<AtomicBool>,
+    bell: Bell,
 ) -> io::Result<()> {
-    let ends = move |signal| signal != SIGHUP || hangup == Hangup::Unmount;
+    let ends = move |signal| {
+        let ends = signal != SIGHUP || hangup == Hangup::Unmount;
+        if !ends {
+            bell.ring();
+        }
+        ends
+    };
     let serve = move || {
         while !ended.load(Ordering::Acquire) {
-            let asked = signals.wait().any(ends);
+            let asked = signals.wait().any(&ends);
             if asked {
                 service::stopping("waits until nobody uses the view any more");
             }
-            let mut again = || signals.pending().any(ends);
+            let mut again = || signals.pending().any(&ends);
             if asked && unmount_when_free(&mount, &ended, &mut again) {
                 // Whatever is mounted there from now on is not ours.
                 break;

@@ -6,22 +6,23 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use rustix::fs::SeekFrom;
 use rustix::io::retry_on_intr;
 
 use super::root::{FileStat, file_stat};
 use super::roots::Roots;
-use super::{Allocation, AllocationState, Cloned, Source};
+use super::{Allocation, AllocationState, Cloned, Hold, Source};
 use crate::error::{Error, Result};
 use crate::sys;
 
 /// Descriptors kept free for everything else: the FUSE device, folders, logs.
 const RESERVED_DESCRIPTORS: u64 = 64;
-/// More open files than this gain nothing.
+/// More open files than this gain nothing: so many that may be closed, and so many that are held.
 const MOST_DESCRIPTORS: u64 = 8192;
 
 /// Where QEMU locks byte 100 + n of an image it holds permission n of (block/file-posix.c).
@@ -33,6 +34,22 @@ struct Descriptors {
     roots: Arc<Roots>,
     open: Cache<u64, Arc<File>>,
     next_id: AtomicU64,
+    /// How many files are held, and how many may be.
+    held: AtomicUsize,
+    most_held: usize,
+}
+
+/// A file that stays open for as long as somebody holds it.
+#[derive(Debug)]
+struct HeldFile {
+    file: Arc<File>,
+    descriptors: Arc<Descriptors>,
+}
+
+impl Drop for HeldFile {
+    fn drop(&mut self) {
+        self.descriptors.held.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A regular file beneath one of the roots, pinned by device, inode, size and mtime.
@@ -42,6 +59,7 @@ pub struct LocalFile {
     id: u64,
     path: PathBuf,
     stat: FileStat,
+    held: Mutex<Weak<HeldFile>>,
 }
 
 /// Hands out the files of one source.
@@ -56,9 +74,11 @@ impl LocalFiles {
         let roots = roots.into();
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let room = limit.unwrap_or(MOST_DESCRIPTORS).saturating_sub(RESERVED_DESCRIPTORS);
-        let room = usize::try_from(room.clamp(16, MOST_DESCRIPTORS)).unwrap_or(16);
-        let open = Cache::new(room);
-        Self { descriptors: Arc::new(Descriptors { roots, open, next_id: AtomicU64::new(0) }) }
+        let half = usize::try_from((room / 2).clamp(8, MOST_DESCRIPTORS)).unwrap_or(8);
+        let open = Cache::new(half);
+        let (next_id, held) = (AtomicU64::new(0), AtomicUsize::new(0));
+        let descriptors = Descriptors { roots, open, next_id, held, most_held: half };
+        Self { descriptors: Arc::new(descriptors) }
     }
 
     /// Opens and pins the file at `path`: relative to the source, or absolute beneath another root.
@@ -67,7 +87,8 @@ impl LocalFiles {
         let id = self.descriptors.next_id.fetch_add(1, Ordering::Relaxed);
         self.descriptors.open.insert(id, Arc::new(file));
         let descriptors = Arc::clone(&self.descriptors);
-        Ok(LocalFile { descriptors, id, path: path.to_path_buf(), stat })
+        let held = Mutex::new(Weak::new());
+        Ok(LocalFile { descriptors, id, path: path.to_path_buf(), stat, held })
     }
 }
 
@@ -75,6 +96,11 @@ impl LocalFile {
     /// What `stat` said when the file was pinned.
     pub fn stat(&self) -> &FileStat {
         &self.stat
+    }
+
+    /// A number that no other opened file of these has.
+    pub fn number(&self) -> u64 {
+        self.id
     }
 
     /// Whether a QEMU process holds the image open for writing.
@@ -88,6 +114,9 @@ impl LocalFile {
         if let Some(file) = self.descriptors.open.get(&self.id) {
             return Ok(file);
         }
+        if let Some(held) = self.held.lock().upgrade() {
+            return Ok(Arc::clone(&held.file));
+        }
         let (file, stat) = self.descriptors.roots.open_file(&self.path)?;
         self.check_unchanged(&stat)?;
         let file = Arc::new(file);
@@ -97,11 +126,11 @@ impl LocalFile {
 
     fn check_unchanged(&self, now: &FileStat) -> Result<()> {
         let then = &self.stat;
-        if (now.id, now.size, now.mtime) == (then.id, then.size, then.mtime) {
+        if now.is_same_file(then) {
             return Ok(());
         }
         let what = if now.id == then.id { "changed" } else { "was replaced" };
-        let reason = format!("the file {what} since it was found; mount again to see it anew");
+        let reason = format!("the file {what} since it was found; open it again to see it anew");
         Err(Error::io(&self.path, io::Error::other(reason)))
     }
 
@@ -286,6 +315,23 @@ impl Source for LocalFile {
         };
         self.verify(&opened)?;
         Ok(Some(opened))
+    }
+
+    fn hold(&self) -> Option<Hold> {
+        if let Some(held) = self.held.lock().upgrade() {
+            return Some(Hold(held));
+        }
+        let file = self.file().ok()?;
+        let mut shared = self.held.lock();
+        if let Some(held) = shared.upgrade() {
+            return Some(Hold(held));
+        }
+        let descriptors = Arc::clone(&self.descriptors);
+        let one_more = |held| (held < descriptors.most_held).then_some(held + 1);
+        descriptors.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+        let held = Arc::new(HeldFile { file, descriptors });
+        *shared = Arc::downgrade(&held);
+        Some(Hold(held))
     }
 
     fn knows_unwritten(&self) -> bool {

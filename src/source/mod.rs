@@ -14,6 +14,7 @@ use std::fmt;
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 pub use local::{LocalFile, LocalFiles};
 pub use memory::MemoryFile;
@@ -58,6 +59,12 @@ pub trait Source: Send + Sync + fmt::Debug {
         Ok(None)
     }
 
+    /// Keeps the file open, whatever becomes of its name: its bytes can be read for as long as
+    /// somebody holds it. None where that cannot be had, because too many are held already.
+    fn hold(&self) -> Option<Hold> {
+        None
+    }
+
     /// Whether [`Self::allocation`] can tell a hole from an unwritten extent.
     fn knows_unwritten(&self) -> bool;
 
@@ -97,6 +104,12 @@ pub trait Source: Send + Sync + fmt::Debug {
         })
     }
 }
+
+/// A file that stays open.
+#[derive(Debug, Clone)]
+pub struct Hold(
+    #[expect(dead_code, reason = "held, and never asked")] Arc<dyn fmt::Debug + Send + Sync>,
+);
 
 /// What became of an attempt to share a range of a file with another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

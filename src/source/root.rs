@@ -42,6 +42,14 @@ pub struct FileStat {
     pub gid: u32,
 }
 
+impl FileStat {
+    /// Whether the other one is of the same file, with the same bytes: by device, inode, size and
+    /// modification time.
+    pub fn is_same_file(&self, other: &Self) -> bool {
+        (self.id, self.size, self.mtime) == (other.id, other.size, other.mtime)
+    }
+}
+
 /// File systems whose regular files are none (`linux/magic.h`): to read some of them, or only to
 /// open them, does things.
 const KERNEL_MADE: [i128; 15] = [
@@ -119,6 +127,13 @@ impl SourceRoot {
     /// The folder's absolute path, without symbolic links.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether its path still leads to it: not to nothing, and not to what lay beneath a mount.
+    pub fn is_in_place(&self) -> bool {
+        let id = |stat: Stat| (stat.st_dev, stat.st_ino);
+        let (now, then) = (rustix::fs::stat(&self.path), rustix::fs::fstat(&self.dir));
+        matches!((now, then), (Ok(now), Ok(then)) if id(now) == id(then))
     }
 
     /// The folders above it, as they were when it was opened: who may not pass them may not read

@@ -32,7 +32,7 @@ impl Backups {
     pub fn open(source: &Path, options: &ViewOptions) -> Result<Self> {
         let catalog = read_catalog(source, &options.allowed)?;
         let plan = Plan::new(&catalog);
-        let images = Images::new(&catalog, &Caches::new(options.caches), options.missing);
+        let images = Images::new(&catalog, &Caches::new(options.caches), options.missing, None);
         let names = Names::new(&catalog, &plan);
         Ok(Self { catalog, plan, images, names })
     }

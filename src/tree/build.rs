@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
@@ -24,27 +25,29 @@ pub(super) fn tree(
     caches: &Caches,
     missing: Missing,
     inodes: &mut Inodes,
+    earlier: Option<&Images>,
 ) -> Tree {
     let plan = Plan::new(&catalog);
-    let images = Images::new(&catalog, caches, missing);
+    let images = Images::new(&catalog, caches, missing, earlier);
     let mut builder = Builder {
         catalog: &catalog,
         images: &images,
         inodes,
         nodes: HashMap::new(),
         folders: HashMap::new(),
+        points: HashMap::new(),
         traits: traits(&catalog),
     };
     builder.add_root();
     for disk in &plan.disks {
         builder.add_disk(disk);
     }
-    let nodes = builder.nodes;
+    let Builder { nodes, points, .. } = builder;
     let sizes = images.all_shown(&catalog).map(|image| image.size());
     let bytes = sizes.fold(0, u64::saturating_add);
     let totals = Totals { bytes, files: nodes.len() as u64 };
     let caches = caches.clone();
-    Tree { catalog, plan, images, nodes, totals, info_sizes: OnceLock::new(), caches }
+    Tree { catalog, plan, images, nodes, totals, points, info_sizes: OnceLock::new(), caches }
 }
 
 struct Builder<'a> {
@@ -53,6 +56,7 @@ struct Builder<'a> {
     inodes: &'a mut Inodes,
     nodes: HashMap<Ino, Node>,
     folders: HashMap<PathBuf, Ino>,
+    points: HashMap<PathBuf, u64>,
     traits: Vec<Traits>,
 }
 
@@ -73,6 +77,8 @@ fn traits(catalog: &Catalog) -> Vec<Traits> {
         let mut access = readers(catalog, file);
         let mut hash = DefaultHasher::new();
         (file.stat.id, file.stat.size, file.stat.mtime, checkpoint.snapshot).hash(&mut hash);
+        // The same bytes can be taken for another disk.
+        (mem::discriminant(&file.content), checkpoint.kind, checkpoint.left).hash(&mut hash);
         if let Some(data) = checkpoint.data_file.map(|id| catalog.inventory.file(id)) {
             access = access.and(readers(catalog, data));
             (data.stat.id, data.stat.size, data.stat.mtime).hash(&mut hash);
@@ -81,10 +87,18 @@ fn traits(catalog: &Catalog) -> Vec<Traits> {
         if let Some(below) = below {
             access = access.and(below.access);
             below.content.hash(&mut hash);
+            checkpoint.parent.as_ref().map(|link| link.as_raw).hash(&mut hash);
         }
         all.push(Traits { access, content: hash.finish() });
     }
     all
+}
+
+/// Tells a content from others.
+fn mark(content: &impl Hash) -> u64 {
+    let mut hash = DefaultHasher::new();
+    content.hash(&mut hash);
+    hash.finish()
 }
 
 impl Builder<'_> {
@@ -160,17 +174,20 @@ impl Builder<'_> {
         }
         for (id, name) in &disk.checkpoints {
             self.add_checkpoint(folder, *id, name, access);
+            let content = self.traits.get(id.0).map(|traits| traits.content);
+            let is_shown = self.images.shown(self.catalog, *id).is_ok();
+            self.points.insert(disk.path.join(name), mark(&(content, is_shown)));
         }
         let link = Access { mode: LINK, ..access };
         if let Some(latest) = &disk.latest {
-            self.add(folder, LATEST, 0, Body::Link(latest.clone()), link, mtime);
+            self.add(folder, LATEST, mark(latest), Body::Link(latest.clone()), link, mtime);
         }
         if !disk.by_time.is_empty() {
             let body = Body::Folder(Children::default());
             let by_time = self.add(folder, BY_TIME, 0, body, access, mtime);
             for (name, checkpoint) in &disk.by_time {
                 let body = Body::Link(format!("../{checkpoint}"));
-                self.add(by_time, name, 0, body, link, mtime);
+                self.add(by_time, name, mark(checkpoint), body, link, mtime);
             }
         }
     }

@@ -8,6 +8,7 @@ use quick_cache::sync::Cache;
 
 use super::caches::Caches;
 use super::missing::Missing;
+use super::reuse::{LayerKey, Line, Made, NodeKey};
 use crate::chain::catalog::{Catalog, Checkpoint, CheckpointId, Left, State};
 use crate::chain::inventory::{Content, FileId, FoundFile, QcowFacts};
 use crate::chain::place::Kind;
@@ -25,6 +26,7 @@ use crate::view::{DiskImage, Lost, LostReads};
 pub struct Images {
     /// In the order of the checkpoints' numbers; where there is nothing, the reason.
     left: Vec<Result<Arc<DiskImage>, String>>,
+    made: Made,
     missing: Missing,
     /// What was found to be lost, as long as there is room.
     lost: Cache<CheckpointId, Arc<Lost>, ByMemory>,
@@ -44,10 +46,19 @@ impl Weighter<CheckpointId, Arc<Lost>> for ByMemory {
 
 impl Images {
     /// The disks of a catalog.
-    pub fn new(catalog: &Catalog, caches: &Caches, missing: Missing) -> Self {
-        let images = build(catalog, caches, missing.lost_reads());
+    ///
+    /// With those of an earlier look at the same source, all that stayed the same is shared.
+    pub fn new(
+        catalog: &Catalog,
+        caches: &Caches,
+        missing: Missing,
+        earlier: Option<&Self>,
+    ) -> Self {
+        let nothing = Made::default();
+        let earlier = earlier.map_or(&nothing, |images| &images.made);
+        let (images, made) = build(catalog, caches, missing.lost_reads(), earlier);
         let lost = Cache::with_weighter(images.len().min(1 << 16), LOST_LISTS, ByMemory);
-        Self { left: images, missing, lost }
+        Self { left: images, made, missing, lost }
     }
 
     /// What is lost of a checkpoint; none if that cannot be said.
@@ -95,31 +106,38 @@ fn build(
     catalog: &Catalog,
     caches: &Caches,
     lost: LostReads,
-) -> Vec<Result<Arc<DiskImage>, String>> {
+    earlier: &Made,
+) -> (Vec<Result<Arc<DiskImage>, String>>, Made) {
     let mut builder = Builder {
         catalog,
         caches,
         lost,
+        earlier,
+        made: Made::default(),
         trees: BTreeMap::new(),
         places: BTreeMap::new(),
         images: BTreeMap::new(),
     };
     let placed: Vec<Result<Place, String>> =
         (0..catalog.len()).map(|n| builder.place(CheckpointId(n))).collect();
-    let maps: BTreeMap<usize, Result<Arc<ChainMap>, String>> = builder
-        .trees
-        .into_iter()
-        .map(|(tree, nodes)| {
-            let map = ChainMap::new(nodes, Arc::clone(&caches.maps));
-            (tree, map.map(Arc::new).map_err(|e| e.to_string()))
-        })
-        .collect();
+    let Builder { trees, mut made, .. } = builder;
+    let mut maps: BTreeMap<usize, Result<Arc<ChainMap>, String>> = BTreeMap::new();
+    for (tree, (keys, nodes)) in trees {
+        let new = || ChainMap::new(nodes, Arc::clone(&caches.maps)).map(Arc::new);
+        let map = earlier.map(&keys).map_or_else(new, Ok).map_err(|e| e.to_string());
+        if let Ok(map) = &map {
+            made.keep_map(keys, map);
+        }
+        maps.insert(tree, map);
+    }
     let image = |place: Result<Place, String>| {
-        let Place { tree, node, size } = place?;
+        let Place { tree, node, size, line } = place?;
         let map = maps.get(&tree).ok_or("its map was not built")?.clone()?;
-        Ok(Arc::new(DiskImage::new(map, node, size).with_lost(lost)))
+        let disk = earlier.disk(line, DiskImage::new(map, node, size).with_lost(lost));
+        made.keep_disk(line, &disk);
+        Ok(disk)
     };
-    placed.into_iter().map(image).collect()
+    (placed.into_iter().map(image).collect(), made)
 }
 
 /// A checkpoint's place in the maps.
@@ -128,14 +146,17 @@ struct Place {
     tree: usize,
     node: NodeId,
     size: u64,
+    line: Line,
 }
 
 struct Builder<'a> {
     catalog: &'a Catalog,
     caches: &'a Caches,
     lost: LostReads,
+    earlier: &'a Made,
+    made: Made,
     /// The layers of each tree, parents first; a tree is numbered by its root checkpoint.
-    trees: BTreeMap<usize, Vec<Node>>,
+    trees: BTreeMap<usize, (Vec<NodeKey>, Vec<Node>)>,
     places: BTreeMap<CheckpointId, Place>,
     /// Images that several checkpoints share: an image and its snapshots.
     images: BTreeMap<FileId, Arc<Qcow2Image>>,
@@ -177,7 +198,11 @@ impl Builder<'_> {
     /// A file's bytes as they are, as the bottom of a tree of its own.
     fn place_raw(&mut self, id: CheckpointId, file: FileId) -> Result<Place, String> {
         match source_of(self.catalog.inventory.file(file)) {
-            Ok(source) => self.add(id.0, None, Arc::new(RawLayer::full(source))),
+            Ok(source) => {
+                let key = LayerKey::Raw { file: source.number(), is_increment: false };
+                let layer = self.made_or(&key, || Ok(Arc::new(RawLayer::full(source))));
+                self.add(id.0, None, (key, layer.map_err(|e| e.to_string())?))
+            }
             Err(_) => self.place_lost(id, None),
         }
     }
@@ -186,24 +211,64 @@ impl Builder<'_> {
     fn place_lost(&mut self, id: CheckpointId, size: Option<u64>) -> Result<Place, String> {
         let path = &self.catalog.file_of(id).path;
         let layer = LostLayer::new(path, size, self.lost == LostReads::Zeros);
-        self.add(id.0, None, Arc::new(layer))
+        let key = LayerKey::Lost { path: path.clone(), size };
+        self.add(id.0, None, (key, Arc::new(layer)))
     }
 
     fn add(
         &mut self,
         number: usize,
         below: Option<Place>,
-        layer: Arc<dyn Layer>,
+        (key, layer): (LayerKey, Arc<dyn Layer>),
     ) -> Result<Place, String> {
         let tree = below.map_or(number, |place| place.tree);
         let size = layer.virtual_size();
-        let nodes = self.trees.entry(tree).or_default();
+        let (keys, nodes) = self.trees.entry(tree).or_default();
         let node = u32::try_from(nodes.len()).map_err(|_| "too many layers".to_owned())?;
-        nodes.push(Node { layer, parent: below.map(|place| place.node) });
-        Ok(Place { tree, node: NodeId(node), size })
+        let line = Line::over(below.map(|place| place.line), &key);
+        let parent = below.map(|place| place.node);
+        keys.push(NodeKey { layer: key, parent });
+        nodes.push(Node { layer, parent });
+        Ok(Place { tree, node: NodeId(node), size, line })
     }
 
-    fn layer(&mut self, checkpoint: &Checkpoint) -> Result<Arc<dyn Layer>> {
+    /// The layer that was made of the same before, or a new one.
+    fn made_or(
+        &mut self,
+        key: &LayerKey,
+        make: impl FnOnce() -> Result<Arc<dyn Layer>>,
+    ) -> Result<Arc<dyn Layer>> {
+        let layer = self.earlier.layer(key).map_or_else(make, Ok)?;
+        self.made.layers.insert(key.clone(), Arc::clone(&layer));
+        Ok(layer)
+    }
+
+    fn layer(&mut self, checkpoint: &Checkpoint) -> Result<(LayerKey, Arc<dyn Layer>)> {
+        let key = self.key(checkpoint)?;
+        let layer = match self.earlier.layer(&key) {
+            Some(layer) => layer,
+            None => self.new_layer(checkpoint)?,
+        };
+        self.made.layers.insert(key.clone(), Arc::clone(&layer));
+        Ok((key, layer))
+    }
+
+    fn key(&self, checkpoint: &Checkpoint) -> Result<LayerKey> {
+        let found = self.catalog.inventory.file(checkpoint.file);
+        let file = source_of(found)?.number();
+        Ok(match &found.content {
+            Content::Qcow2(_) => {
+                let data = checkpoint.data_file.map(|id| self.catalog.inventory.file(id));
+                let data = data.and_then(|data| Some(data.source.as_ref()?.number()));
+                let (snapshot, left) = (checkpoint.snapshot, checkpoint.left);
+                LayerKey::Qcow2 { file, snapshot, data, left }
+            }
+            Content::Stream(_) => LayerKey::Stream { file },
+            _ => LayerKey::Raw { file, is_increment: checkpoint.kind == Kind::Incremental },
+        })
+    }
+
+    fn new_layer(&mut self, checkpoint: &Checkpoint) -> Result<Arc<dyn Layer>> {
         let file = self.catalog.inventory.file(checkpoint.file);
         match &file.content {
             Content::Qcow2(facts) => {

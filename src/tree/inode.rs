@@ -39,6 +39,11 @@ impl Inodes {
             number
         })
     }
+
+    /// Forgets what the numbers stood for that `is_used` does not know. They are not given again.
+    pub fn keep(&mut self, is_used: impl Fn(Ino) -> bool) {
+        self.given.retain(|_, ino| is_used(*ino));
+    }
 }
 
 #[cfg(test)]
@@ -54,5 +59,8 @@ mod tests {
         assert_eq!(inodes.number(Ino::ROOT, "a", 7), a);
         assert_ne!(inodes.number(Ino::ROOT, "a", 8), a, "replaced");
         assert_ne!(inodes.number(a, "a", 7), a, "another folder");
+        inodes.keep(|ino| ino == b);
+        assert_eq!(inodes.number(Ino::ROOT, "b", 7), b);
+        assert!(inodes.number(Ino::ROOT, "a", 7) > b, "a number is given twice");
     }
 }

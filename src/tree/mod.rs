@@ -1,24 +1,28 @@
 //! The folders, files and names of the view.
 //!
 //! A tree is built once from a catalog and does not change; a later one that shares the same
-//! [`inode::Inodes`] keeps the numbers of all that stayed the same.
+//! [`inode::Inodes`] keeps the numbers of all that stayed the same ([`live`]).
 
 pub mod access;
 pub mod backups;
 pub mod caches;
+pub mod change;
 pub mod images;
 pub mod info;
 pub mod inode;
+pub mod live;
 pub mod map_entry;
 pub mod missing;
 pub mod names;
 pub mod plan;
 pub mod select;
+pub mod settle;
 
 mod build;
 mod counts;
 mod listing;
 mod loss;
+mod reuse;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
@@ -145,6 +149,8 @@ pub struct Tree {
     images: Images,
     nodes: HashMap<Ino, Node>,
     totals: Totals,
+    /// By path of its folder, what tells each restore point from another of that path.
+    points: HashMap<PathBuf, u64>,
     info_sizes: OnceLock<info::Sizes>,
     caches: Caches,
 }
@@ -155,13 +161,23 @@ impl Tree {
     pub fn from_source(source: &Path, options: &ViewOptions) -> Result<Self> {
         let catalog = read_catalog(source, &options.allowed)?;
         let mut inodes = inode::Inodes::default();
-        Ok(build::tree(catalog, &Caches::new(options.caches), options.missing, &mut inodes))
+        let caches = Caches::new(options.caches);
+        Ok(build::tree(catalog, &caches, options.missing, &mut inodes, None))
     }
 
     /// The entry of this name.
     pub fn lookup(&self, folder: Ino, name: &OsStr) -> Option<Ino> {
-        match &self.nodes.get(&folder)?.body {
-            Body::Folder(children) => children.by_name.get(name.to_str()?).copied(),
+        self.folder(folder)?.by_name.get(name.to_str()?).copied()
+    }
+
+    /// Whether a node is a folder.
+    pub fn is_folder(&self, ino: Ino) -> bool {
+        self.folder(ino).is_some()
+    }
+
+    fn folder(&self, ino: Ino) -> Option<&Children> {
+        match &self.nodes.get(&ino)?.body {
+            Body::Folder(children) => Some(children),
             _ => None,
         }
     }
@@ -180,8 +196,7 @@ impl Tree {
             }
             Body::Error(id) => {
                 let size = self.error_text(*id).len() as u64;
-                let settled = self.images.left(*id).is_err() || self.images.lost(*id).is_some();
-                (size, size, settled)
+                (size, size, false)
             }
             Body::Link(target) => (target.len() as u64, 0, true),
             Body::Folder(_) => (0, 0, true),
@@ -211,9 +226,7 @@ impl Tree {
 
     /// The entries of a folder in the order of their names, without `.` and `..`.
     pub fn entries(&self, folder: Ino) -> Option<Vec<Entry<'_>>> {
-        let Body::Folder(children) = &self.nodes.get(&folder)?.body else {
-            return None;
-        };
+        let children = self.folder(folder)?;
         let mut entries = Vec::with_capacity(children.by_name.len());
         for (name, &ino) in &children.by_name {
             let kind = kind_of(&self.nodes.get(&ino)?.body);
@@ -310,18 +323,9 @@ fn kind_of(body: &Body) -> NodeKind {
 /// Reads the catalog of a source: a folder, or one image whose chain is looked for in its folder; and
 /// beneath the folders `allowed`, where headers lead there.
 pub fn read_catalog(source: &Path, allowed: &[PathBuf]) -> Result<Catalog> {
-    let real = source.canonicalize().map_err(|e| Error::io(source, e))?;
-    let stat = real.metadata().map_err(|e| Error::io(source, e))?;
-    if stat.is_dir() {
-        return Catalog::read(Arc::new(Roots::open(&real, allowed)?));
-    }
-    if !stat.is_file() {
-        let what = format!("{}: neither a folder nor a regular file", source.display());
-        return Err(Error::Usage(what));
-    }
-    let folder = real.parent().unwrap_or(Path::new("/"));
-    let name: PathBuf = real.file_name().unwrap_or_default().into();
-    let mut catalog = Catalog::read(Arc::new(Roots::open(folder, allowed)?))?;
+    let live::Place { folder, only } = live::Place::of(source)?;
+    let mut catalog = Catalog::read(Arc::new(Roots::open(&folder, allowed)?))?;
+    let Some(name) = only else { return Ok(catalog) };
     catalog.keep_only(&name);
     if catalog.disks.is_empty() {
         let what = format!(

@@ -18,6 +18,7 @@ pub(crate) mod qcow2_editor;
 pub(crate) mod qcow2_writer;
 pub(crate) mod report;
 pub(crate) mod run;
+pub(crate) mod shown;
 pub(crate) mod source_state;
 pub(crate) mod stream_writer;
 pub(crate) mod truth;

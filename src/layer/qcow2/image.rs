@@ -76,6 +76,11 @@ impl Qcow2Image {
         &self.file
     }
 
+    /// The image file, and the external data file.
+    pub fn files(&self) -> impl Iterator<Item = &Arc<dyn Source>> {
+        [Some(&self.file), self.data_file.as_ref()].into_iter().flatten()
+    }
+
     /// The file that the offsets of uncompressed clusters count in.
     pub fn cluster_file(&self) -> &Arc<dyn Source> {
         self.data_file.as_ref().unwrap_or(&self.file)

@@ -19,7 +19,7 @@ use crate::error::Result;
 use crate::extent::{Fault, GuestOffset, Slot, Word, Words};
 use crate::fault_log;
 use crate::layer::{Layer, Reserved};
-use crate::source::Source;
+use crate::source::{Hold, Source};
 
 /// The active disk of an image, or that of one of its snapshots.
 #[derive(Debug)]
@@ -246,6 +246,10 @@ impl Layer for Qcow2Layer {
 
     fn virtual_size(&self) -> u64 {
         self.virtual_size
+    }
+
+    fn hold(&self, held: &mut Vec<Hold>) {
+        held.extend(self.image.files().filter_map(|file| file.hold()));
     }
 
     fn granularity(&self) -> u64 {

@@ -15,7 +15,7 @@ use crate::extent::{Fault, GuestOffset, HostOffset, Slot, Word, Words};
 use crate::fault_log;
 use crate::layer::Layer;
 use crate::layer::clusters::ClusterCache;
-use crate::source::Source;
+use crate::source::{Hold, Source};
 
 /// One stream as a layer. Its frames are indexed at the first question; what is found out then,
 /// good or bad, is kept, unless the file could just not be read.
@@ -115,6 +115,10 @@ impl Layer for StreamLayer {
 
     fn virtual_size(&self) -> u64 {
         self.meta.virtual_size
+    }
+
+    fn hold(&self, held: &mut Vec<Hold>) {
+        held.extend(self.file.hold());
     }
 
     fn words(&self, words: &mut Words) {

@@ -66,7 +66,7 @@ pub fn run(data: &[u8]) {
     let Ok(catalog) = read_catalog(&folder.0, &[]) else { return };
     let mut random = Random::of(data);
     let caches = Caches::new(CacheSizes::default());
-    let images = Images::new(&catalog, &caches, Missing::Hide);
+    let images = Images::new(&catalog, &caches, Missing::Hide, None);
     let good =
         (0..catalog.len()).map(CheckpointId).filter_map(|id| match images.shown(&catalog, id) {
             Ok(image) => Some((id, image)),

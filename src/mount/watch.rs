@@ -1,0 +1,208 @@
+//! What tells that the source changed: inotify, where it works.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use log::{debug, warn};
+use notify::event::{AccessKind, AccessMode, DataChange, ModifyKind};
+use notify::{Config, ErrorKind, EventKind, INotifyWatcher, RecursiveMode, Watcher as _};
+use parking_lot::Mutex;
+
+use crate::tree::settle::Writers;
+
+/// File systems on which others change files without this kernel's knowledge (`linux/magic.h`).
+const SHARED_WITH_OTHERS: [i128; 10] = [
+    0x6969,      // nfs
+    0xff53_4d42, // cifs
+    0xfe53_4d42, // smb2
+    0x517b,      // smb
+    0x0102_1997, // 9p
+    0x6573_5546, // fuse
+    0x00c3_6400, // ceph
+    0x0bd0_0bd0, // lustre
+    0x5346_414f, // afs
+    0x786f_4256, // vboxsf
+];
+
+/// Wakes the one who looks at the source again.
+#[derive(Debug, Clone)]
+pub(super) struct Bell {
+    ring: SyncSender<()>,
+    ended: Arc<AtomicBool>,
+}
+
+/// What the bell is heard with.
+#[derive(Debug)]
+pub(super) struct Ear {
+    rung: Receiver<()>,
+    ended: Arc<AtomicBool>,
+}
+
+/// A bell, and who hears it.
+pub(super) fn bell() -> (Bell, Ear) {
+    // One that has not been heard yet says all that there is to say.
+    let (ring, rung) = sync_channel(1);
+    let ended = Arc::new(AtomicBool::new(false));
+    (Bell { ring, ended: Arc::clone(&ended) }, Ear { rung, ended })
+}
+
+impl Bell {
+    /// The source may have changed.
+    pub(super) fn ring(&self) {
+        let _full_or_gone = self.ring.try_send(());
+    }
+
+    /// Nobody needs to look any more.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.ring();
+    }
+}
+
+impl Ear {
+    /// Waits for the bell, for so long at most. Returns whether it rang.
+    pub(super) fn wait(&self, at_most: Option<Duration>) -> bool {
+        let Some(at_most) = at_most else { return self.rung.recv().is_ok() };
+        match self.rung.recv_timeout(at_most) {
+            Ok(()) => true,
+            Err(RecvTimeoutError::Timeout) => false,
+            // Nobody can ring it any more; that must not be a loop without a rest.
+            Err(RecvTimeoutError::Disconnected) => {
+                std::thread::sleep(at_most);
+                false
+            }
+        }
+    }
+
+    /// Whether nobody needs to look any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+}
+
+/// What watching came to.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub(super) writers: Mutex<Writers>,
+    /// More folders than the kernel watches for this user.
+    too_many: AtomicBool,
+    /// More happened at once than the kernel notes.
+    missed: AtomicBool,
+}
+
+impl Seen {
+    /// Whether events were missed since this was asked last.
+    pub(super) fn missed(&self) -> bool {
+        self.missed.swap(false, Ordering::AcqRel)
+    }
+
+    /// Whether not everything is watched.
+    pub(super) fn is_incomplete(&self) -> bool {
+        self.too_many.load(Ordering::Acquire)
+    }
+}
+
+/// Watches folders.
+pub(super) struct Watch {
+    inotify: INotifyWatcher,
+    /// Folders that are watched without what lies in them.
+    single: BTreeSet<PathBuf>,
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").field("single", &self.single).finish_non_exhaustive()
+    }
+}
+
+impl Watch {
+    /// Watches nothing yet. Paths beneath `source` are noted relative to it.
+    pub(super) fn new(source: &Path, seen: Arc<Seen>, bell: Bell) -> notify::Result<Self> {
+        let source = source.to_path_buf();
+        let handle = move |event: notify::Result<notify::Event>| {
+            if is_news(&seen, &source, event) {
+                bell.ring();
+            }
+        };
+        let config = Config::default().with_follow_symlinks(false);
+        Ok(Self { inotify: INotifyWatcher::new(handle, config)?, single: BTreeSet::new() })
+    }
+
+    /// Watches a folder with all that lies in it.
+    pub(super) fn all_of(&mut self, folder: &Path) -> notify::Result<()> {
+        self.inotify.watch(folder, RecursiveMode::Recursive)
+    }
+
+    /// Watches these folders too, each by itself, and those of before no more.
+    pub(super) fn also(&mut self, folders: BTreeSet<PathBuf>) -> notify::Result<()> {
+        for folder in self.single.difference(&folders) {
+            // It may be gone, and with it its watch.
+            if let Err(e) = self.inotify.unwatch(folder) {
+                debug!("{}: {e}", folder.display());
+            }
+        }
+        let new: Vec<PathBuf> = folders.difference(&self.single).cloned().collect();
+        self.single = folders;
+        for folder in new {
+            match self.inotify.watch(&folder, RecursiveMode::NonRecursive) {
+                Err(e) if is_limit(&e) => return Err(e),
+                Err(e) => debug!("{}: {e}", folder.display()),
+                Ok(()) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_limit(error: &notify::Error) -> bool {
+    matches!(error.kind, ErrorKind::MaxFilesWatch)
+}
+
+/// Notes what happened. Returns whether somebody should look.
+fn is_news(seen: &Seen, source: &Path, event: notify::Result<notify::Event>) -> bool {
+    let event = match event {
+        Ok(event) => event,
+        Err(e) => {
+            if is_limit(&e) {
+                seen.too_many.store(true, Ordering::Release);
+            } else {
+                warn!("{}: watching it: {e}", source.display());
+            }
+            return true;
+        }
+    };
+    if event.need_rescan() {
+        seen.missed.store(true, Ordering::Release);
+        return true;
+    }
+    let now = Instant::now();
+    let mut writers = seen.writers.lock();
+    let paths = event.paths.iter().map(|path| path.strip_prefix(source).unwrap_or(path));
+    match event.kind {
+        // We do that ourselves all the time.
+        EventKind::Access(AccessKind::Open(_) | AccessKind::Read) => false,
+        EventKind::Modify(ModifyKind::Data(DataChange::Any)) => {
+            paths.filter(|path| writers.wrote(path, now)).count() > 0
+        }
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
+            paths.for_each(|path| writers.closed(path, now));
+            true
+        }
+        EventKind::Modify(ModifyKind::Name(_)) | EventKind::Remove(_) => {
+            paths.for_each(|path| writers.moved(path));
+            true
+        }
+        _ => true,
+    }
+}
+
+/// Whether others may change what lies in this folder without the kernel's knowledge.
+pub(super) fn is_shared_with_others(folder: &Path) -> bool {
+    let Ok(stat) = rustix::fs::statfs(folder) else { return false };
+    SHARED_WITH_OTHERS.contains(&(i128::from(stat.f_type) & 0xffff_ffff))
+}
