@@ -153,13 +153,14 @@ impl Filesystem for View {
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let tree = self.live.tree();
-        let Some(folder) = tree.attr(Ino(parent.0)) else { return reply.error(Errno::ESTALE) };
+        let attr = |ino| self.status.attr(ino).or_else(|| tree.attr(ino));
+        let Some(folder) = attr(Ino(parent.0)) else { return reply.error(Errno::ESTALE) };
         if folder.kind != NodeKind::Folder {
             return reply.error(Errno::ENOTDIR);
         }
         let found = tree.lookup(folder.ino, name);
         let found = found.or_else(|| Status::lookup(folder.ino, name));
-        match found.and_then(|ino| self.status.attr(ino).or_else(|| tree.attr(ino))) {
+        match found.and_then(attr) {
             Some(attr) => {
                 self.live.hand_out(attr.ino);
                 reply.entry(&lifetime(attr.settled), &file_attr(&attr), GENERATION);
