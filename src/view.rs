@@ -1,5 +1,6 @@
 //! A checkpoint as a disk: bytes, data and holes.
 
+mod crew;
 mod diff;
 mod layout;
 mod lost;
@@ -11,9 +12,10 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use crate::error::Error;
-use crate::extent::{Fault, GuestOffset};
+use crate::extent::{Fault, GuestOffset, Slot};
 use crate::map::{ChainMap, NodeId, Piece, Resolved};
 use crate::source::{Hold, Source};
+use crew::Crew;
 pub use diff::{Difference, Side};
 pub use layout::{Content, Part};
 pub use lost::{Lost, LostRange};
@@ -148,13 +150,14 @@ impl DiskImage {
             let region = self.region(at / self.map.region_size());
             let part = at..region.end.min(end);
             at = part.end;
-            for piece in self.pieces(part) {
-                let len = usize::try_from(piece.len()).unwrap_or(usize::MAX).min(rest.len());
-                let (bytes, after) = rest.split_at_mut(len);
-                self.read_piece(&piece, bytes).map_err(|error| ReadError { done, error })?;
-                done += len;
-                rest = after;
-            }
+            let pieces = self.pieces(part);
+            let wanted = pieces.iter().map(to_len).sum::<usize>().min(rest.len());
+            let (bytes, after) = rest.split_at_mut(wanted);
+            self.read_pieces(&pieces, bytes).map_err(|ReadError { done: more, error }| {
+                ReadError { done: done + more, error }
+            })?;
+            done += wanted;
+            rest = after;
         }
         Ok(done)
     }
@@ -279,6 +282,27 @@ impl DiskImage {
             .then(|| &**self.tally.get_or_init(|| Arc::new(Tally::new(regions))))
     }
 
+    /// Fills `buf` with what `pieces` are, one after the other. Where several have to be unpacked,
+    /// idle processors help.
+    fn read_pieces(&self, pieces: &[Piece], buf: &mut [u8]) -> Result<(), ReadError> {
+        let read = |(piece, bytes): (&Piece, &mut [u8])| self.read_piece(piece, bytes);
+        let mut rest = buf;
+        let jobs = pieces.iter().map(|piece| {
+            let len = to_len(piece).min(rest.len());
+            (piece, rest.split_off_mut(..len).unwrap_or_default())
+        });
+        let outcome = if pieces.iter().filter(|piece| is_packed(piece)).nth(1).is_some() {
+            Crew::shared().run(jobs.collect(), read)
+        } else {
+            let mut jobs = jobs.enumerate();
+            jobs.try_for_each(|(number, job)| read(job).map_err(|error| (number, error)))
+        };
+        outcome.map_err(|(number, error)| {
+            let done = pieces.iter().take(number).map(to_len).sum();
+            ReadError { done, error }
+        })
+    }
+
     fn read_piece(&self, piece: &Piece, buf: &mut [u8]) -> Result<(), Error> {
         match piece.resolved {
             Resolved::Zero => {
@@ -341,4 +365,13 @@ impl DiskImage {
         };
         tally.note(region, held, data);
     }
+}
+
+fn to_len(piece: &Piece) -> usize {
+    usize::try_from(piece.len()).unwrap_or(usize::MAX)
+}
+
+/// Whether reading the piece takes computing.
+fn is_packed(piece: &Piece) -> bool {
+    matches!(piece.resolved, Resolved::At { slot: Slot::Packed(_), .. })
 }

@@ -23,12 +23,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use qcowfs::error::Result;
 use qcowfs::extent::{Extent, GuestOffset, Slot, Word, Words};
 use qcowfs::layer::Layer;
 use qcowfs::layer::clusters::ClusterCache;
 use qcowfs::layer::stream::{Index, StreamLayer, StreamMeta};
-use qcowfs::source::{Allocation, LocalFiles, MemoryFile, Roots, Source};
+use qcowfs::source::{LocalFiles, MemoryFile, Roots, Source};
 
 use common::Run;
 use common::prng::Prng;
@@ -37,50 +36,9 @@ use common::stream_writer::{Lz4, StreamWriter};
 
 const MIB: u64 = 1 << 20;
 
-/// A file that counts what is read of it.
-#[derive(Debug)]
-struct Counting {
-    file: MemoryFile,
-    bytes: AtomicU64,
-}
-
-impl Counting {
-    /// Bytes read since the last question.
-    fn taken(&self) -> u64 {
-        self.bytes.swap(0, Ordering::Relaxed)
-    }
-}
-
-impl Source for Counting {
-    fn path(&self) -> &Path {
-        self.file.path()
-    }
-
-    fn len(&self) -> u64 {
-        self.file.len()
-    }
-
-    fn allocated(&self) -> u64 {
-        self.file.allocated()
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        self.bytes.fetch_add(buf.len() as u64, Ordering::Relaxed);
-        self.file.read_at(offset, buf)
-    }
-
-    fn allocation(&self, range: Range<u64>) -> Result<Vec<Allocation>> {
-        self.file.allocation(range)
-    }
-
-    fn knows_unwritten(&self) -> bool {
-        true
-    }
-}
-
 /// One chunk of 32 MiB that packing makes hardly smaller, and its slot.
 struct OneChunk {
-    file: Arc<Counting>,
+    file: Arc<MemoryFile>,
     layer: StreamLayer,
     slot: Slot,
     plain: Vec<u8>,
@@ -91,21 +49,20 @@ impl OneChunk {
         let plain = Prng::new(7).bytes(32 << 20);
         let mut writer = StreamWriter::full(32 << 20).compressed(Lz4::TOOL);
         writer.data(0, &plain);
-        let file = MemoryFile::new("vda.full.data", writer.finish());
-        let file = Arc::new(Counting { file, bytes: AtomicU64::new(0) });
+        let file = Arc::new(MemoryFile::new("vda.full.data", writer.finish()));
         let layer = open(file.clone(), cache);
         let slot = extents(&layer).find_map(|(_, slot)| slot).unwrap();
-        file.taken();
         Self { file, layer, slot, plain }
     }
 
     /// Bytes that were read of the file for these of the disk.
     fn cost(&self, at: u64, len: usize) -> u64 {
+        let before = self.file.bytes_read();
         let mut buf = vec![0; len];
         self.layer.read(self.slot, GuestOffset(at), &mut buf).unwrap();
         let at = at as usize;
         assert!(buf == self.plain[at..at + len], "{len} bytes at {at}");
-        self.file.taken()
+        self.file.bytes_read() - before
     }
 }
 
@@ -174,11 +131,10 @@ fn an_index_reads_headers_and_no_payloads() {
         writer.zero(number * MIB + 700_000, MIB - 700_000);
     }
     let file = MemoryFile::new("vda.full.data", writer.finish());
-    let file = Counting { file, bytes: AtomicU64::new(0) };
     let meta = StreamMeta::read(&file).unwrap();
     let index = Index::build(&file, &meta).unwrap();
     assert_eq!(index.ranges(), 128);
-    let taken = file.taken();
+    let taken = file.bytes_read();
     assert!(taken < 129 * 1024, "{taken} bytes read of {}", file.len());
 }
 

@@ -13,55 +13,17 @@
 
 mod common;
 
-use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use qcowfs::error::Result;
 use qcowfs::extent::{GuestOffset, Slot};
 use qcowfs::layer::Layer as _;
 use qcowfs::layer::clusters::ClusterCache;
 use qcowfs::layer::stream::{StreamLayer, StreamMeta};
-use qcowfs::source::{Allocation, MemoryFile, Source};
+use qcowfs::source::MemoryFile;
 use qcowfs::tree::caches::CacheSizes;
 
 use common::prng::Prng;
 use common::stream_writer::{Lz4, StreamWriter};
-
-/// A file that counts how many of its bytes are read.
-#[derive(Debug)]
-struct Counting {
-    file: MemoryFile,
-    bytes: AtomicU64,
-}
-
-impl Source for Counting {
-    fn path(&self) -> &Path {
-        self.file.path()
-    }
-
-    fn len(&self) -> u64 {
-        self.file.len()
-    }
-
-    fn allocated(&self) -> u64 {
-        self.file.allocated()
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        self.bytes.fetch_add(buf.len() as u64, Ordering::Relaxed);
-        self.file.read_at(offset, buf)
-    }
-
-    fn allocation(&self, range: Range<u64>) -> Result<Vec<Allocation>> {
-        self.file.allocation(range)
-    }
-
-    fn knows_unwritten(&self) -> bool {
-        self.file.knows_unwritten()
-    }
-}
 
 const DISK: u64 = 8 << 20;
 /// Bytes of one of the kernel's requests when it reads ahead.
@@ -69,18 +31,17 @@ const REQUEST: u64 = 128 << 10;
 
 /// Bytes that are read from the file for these requests to the one chunk of a stream.
 fn cost(stream: &[u8], requests: impl IntoIterator<Item = u64>) -> u64 {
-    let file = MemoryFile::new("vda.data", stream.to_vec());
-    let file = Arc::new(Counting { file, bytes: AtomicU64::new(0) });
+    let file = Arc::new(MemoryFile::new("vda.data", stream.to_vec()));
     let meta = StreamMeta::read(file.as_ref()).unwrap();
     let cache = Arc::new(ClusterCache::new(CacheSizes::default().data));
-    let layer = StreamLayer::new(Arc::<Counting>::clone(&file), meta, cache);
+    let layer = StreamLayer::new(Arc::<MemoryFile>::clone(&file), meta, cache);
     layer.index().unwrap();
-    let before = file.bytes.load(Ordering::Relaxed);
+    let before = file.bytes_read();
     let mut buf = vec![0; REQUEST as usize];
     for request in requests {
         layer.read(Slot::Packed(0), GuestOffset(request * REQUEST), &mut buf).unwrap();
     }
-    file.bytes.load(Ordering::Relaxed) - before
+    file.bytes_read() - before
 }
 
 #[test]

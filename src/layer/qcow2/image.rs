@@ -104,8 +104,11 @@ impl Qcow2Image {
 
     fn read_packed(&self, descriptor: u64, guest: GuestOffset, buf: &mut [u8]) -> Result<()> {
         let key = ClusterKey { file: self.id, part: Part::Packed(descriptor) };
-        let cluster = self.cache.get_or_try_insert_with(key, || self.unpack(descriptor))?;
         let from = to_usize(guest.0 % self.header.cluster_size());
+        if from == 0 && buf.len() == to_usize(self.header.cluster_size()) {
+            return self.read_whole(descriptor, &key, buf);
+        }
+        let cluster = self.cache.get_or_try_insert_with(key, || self.unpack(descriptor))?;
         let bytes = cluster.get(from..).and_then(|rest| rest.get(..buf.len()));
         let bytes = bytes.ok_or_else(|| Error::Corrupt {
             file: self.file.path().to_path_buf(),
@@ -113,6 +116,17 @@ impl Qcow2Image {
             what: format!("a read of {} bytes crosses a compressed cluster's end", buf.len()),
         })?;
         buf.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Fills `buf`, as long as a cluster. Who takes a cluster as a whole has all of it and goes on:
+    /// it is unpacked to where it is wanted, and does not take the place of what others come back
+    /// for.
+    fn read_whole(&self, descriptor: u64, key: &ClusterKey, buf: &mut [u8]) -> Result<()> {
+        match self.cache.get(key) {
+            Some(cluster) if cluster.len() == buf.len() => buf.copy_from_slice(&cluster),
+            _ => self.unpack_to(descriptor, buf)?,
+        }
         Ok(())
     }
 
@@ -163,15 +177,19 @@ impl Qcow2Image {
 
     /// The one cluster that a descriptor stands for.
     fn unpack(&self, descriptor: u64) -> Result<Arc<[u8]>> {
-        let (offset, input) = self.packed_bytes(descriptor)?;
         let size = to_usize(self.header.cluster_size());
         let mut cluster: Arc<[u8]> = std::iter::repeat_n(0, size).collect();
-        let output = Arc::make_mut(&mut cluster);
-        match self.header.compression {
-            Compression::Deflate => codec::inflate_raw(&input, output),
-            Compression::Zstd => codec::unzstd(&input, output),
-        }
-        .map_err(|what| Defect::corrupt(offset, what).in_file(self.file.path()))?;
+        self.unpack_to(descriptor, Arc::make_mut(&mut cluster))?;
         Ok(cluster)
+    }
+
+    /// The same, into a buffer as long as a cluster.
+    fn unpack_to(&self, descriptor: u64, cluster: &mut [u8]) -> Result<()> {
+        let (offset, input) = self.packed_bytes(descriptor)?;
+        match self.header.compression {
+            Compression::Deflate => codec::inflate_raw(&input, cluster),
+            Compression::Zstd => codec::unzstd(&input, cluster),
+        }
+        .map_err(|what| Defect::corrupt(offset, what).in_file(self.file.path()))
     }
 }

@@ -55,56 +55,15 @@ impl<'a> Window<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::ops::Range;
-    use std::path::Path;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
     use super::*;
-    use crate::source::{Allocation, MemoryFile};
+    use crate::source::MemoryFile;
 
-    #[derive(Debug)]
-    struct Counting {
-        file: MemoryFile,
-        reads: AtomicUsize,
-        bytes: AtomicUsize,
-    }
-
-    impl Source for Counting {
-        fn path(&self) -> &Path {
-            self.file.path()
-        }
-
-        fn len(&self) -> u64 {
-            self.file.len()
-        }
-
-        fn allocated(&self) -> u64 {
-            self.file.allocated()
-        }
-
-        fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
-            self.reads.fetch_add(1, Ordering::Relaxed);
-            self.bytes.fetch_add(buf.len(), Ordering::Relaxed);
-            self.file.read_at(offset, buf)
-        }
-
-        fn allocation(&self, range: Range<u64>) -> Result<Vec<Allocation>> {
-            self.file.allocation(range)
-        }
-
-        fn knows_unwritten(&self) -> bool {
-            true
-        }
-    }
-
-    fn file(len: usize) -> Counting {
-        let bytes = (0..len).map(|i| u8::try_from(i % 251).unwrap()).collect();
-        let file = MemoryFile::new("f", bytes);
-        Counting { file, reads: AtomicUsize::new(0), bytes: AtomicUsize::new(0) }
+    fn file(len: usize) -> MemoryFile {
+        MemoryFile::new("f", (0..len).map(|i| u8::try_from(i % 251).unwrap()).collect())
     }
 
     /// Takes 40 bytes every `step` bytes; how many reads and bytes that cost.
-    fn cost(len: usize, step: usize) -> (usize, usize) {
+    fn cost(len: usize, step: usize) -> (u64, u64) {
         let file = file(len);
         let mut window = Window::new(&file);
         for at in (0..len).step_by(step) {
@@ -112,7 +71,7 @@ mod tests {
             let wanted: Vec<_> = (at..end).map(|i| u8::try_from(i % 251).unwrap()).collect();
             assert_eq!(window.take(at as u64, 40).unwrap(), wanted);
         }
-        (file.reads.into_inner(), file.bytes.into_inner())
+        (file.times_read(), file.bytes_read())
     }
 
     #[test]
@@ -124,7 +83,7 @@ mod tests {
     #[test]
     fn what_lies_far_apart_is_read_alone() {
         let (reads, bytes) = cost(4 << 20, 100_000);
-        assert_eq!((reads, bytes), (42, 42 * LEAST));
+        assert_eq!((reads, bytes), (42, 42 * LEAST as u64));
     }
 
     #[test]
