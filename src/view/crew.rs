@@ -117,6 +117,7 @@ impl Crew {
 #[cfg(test)]
 mod tests {
     use std::sync::Barrier;
+    use std::time::Duration;
 
     use super::*;
 
@@ -177,5 +178,19 @@ mod tests {
             assert!(done[first..].iter().filter(|done| **done).count() <= 3);
             assert_eq!(places_taken(&crew), 0);
         }
+    }
+
+    #[test]
+    fn of_two_failures_the_one_that_comes_first_in_order_counts() {
+        let both = Barrier::new(2);
+        let outcome = Crew::new(2).run(vec![0, 1], |number| {
+            both.wait();
+            if number == 0 {
+                // So that it nearly always fails after the other one.
+                thread::sleep(Duration::from_millis(50));
+            }
+            Err(number)
+        });
+        assert_eq!(outcome, Err((0, 0)));
     }
 }
