@@ -216,6 +216,32 @@ fn what_did_not_change_keeps_its_inode_number_and_what_was_replaced_has_another(
     mount.unmount();
 }
 
+/// Only who asks for the one path sees what the kernel keeps: to list the folder would renew it.
+#[test]
+fn attributes_that_the_kernel_keeps_follow() {
+    let source = Source::new();
+    let mount = source.mounted(&[]);
+    let folder = mount.path("base.qcow2/base.qcow2");
+    let mode = || folder.metadata().expect("stat").mode() & 0o7777;
+    let link = || std::fs::read_link(mount.path("base.qcow2/latest")).ok();
+    let missing = mount.path("base.qcow2/overlay.qcow2");
+    for permissions in [0o600, 0o644, 0o640] {
+        let before = mode();
+        std::fs::set_permissions(
+            source.file("base.qcow2"),
+            std::os::unix::fs::PermissionsExt::from_mode(permissions),
+        )
+        .expect("chmod");
+        eventually("other permissions", || mode() != before);
+    }
+    assert_eq!(link(), Some("base.qcow2".into()));
+    assert!(!missing.exists());
+    source.image("overlay.qcow2", Some("base.qcow2"), 2);
+    eventually("a name that there was not", || missing.exists());
+    eventually("another link", || link() == Some("overlay.qcow2".into()));
+    mount.unmount();
+}
+
 #[test]
 fn a_folder_that_is_gone_under_somebody_is_stale_and_nothing_worse() {
     let source = Source::new();
