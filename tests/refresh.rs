@@ -159,7 +159,8 @@ impl Source {
     fn add_slowly(&mut self, vm: usize, mount: &Mount) {
         let (name, file, disk) = self.next_layer(vm);
         let mut writer = File::create(self.path(vm, &name)).expect("a file");
-        let (first, second) = file.split_at(3 * CLUSTER + 100);
+        // All but the cluster that its tables lead to.
+        let (first, second) = file.split_at(5 * CLUSTER + 100);
         writer.write_all(first).expect("a write");
         for _ in 0..5 {
             thread::sleep(Duration::from_millis(300));

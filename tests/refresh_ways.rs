@@ -24,10 +24,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use common::layered::Layered;
-use common::mount::{LIMIT, lives};
+use common::mount::{LIMIT, give, lives};
 use common::paged::{PAGE, page};
 use common::qcow2_writer::{CLUSTER, Overlay};
-use common::report::root_or_skip;
+use common::report::{root_or_skip, skipped};
 use common::run::scratch;
 use common::shown::must_follow;
 use common::watch::{holds_within, within};
@@ -93,10 +93,14 @@ fn disk(mount: &Mount, name: &str) -> PathBuf {
 }
 
 fn first_byte(path: &Path) -> u8 {
+    byte(path, 0).unwrap_or_else(|| panic!("{path:?} cannot be read"))
+}
+
+/// A byte of what may not be there.
+fn byte(path: &Path, at: u64) -> Option<u8> {
     let mut byte = [0];
-    let file = File::open(path).unwrap_or_else(|e| panic!("{path:?}: {e}"));
-    file.read_exact_at(&mut byte, 0).unwrap_or_else(|e| panic!("{path:?}: {e}"));
-    byte[0]
+    File::open(path).ok()?.read_exact_at(&mut byte, at).ok()?;
+    Some(byte[0])
 }
 
 fn eventually(what: &str, holds: impl FnMut() -> bool) {
@@ -213,6 +217,32 @@ fn what_did_not_change_keeps_its_inode_number_and_what_was_replaced_has_another(
     assert_ne!(number(&overlay), before.1, "a replaced file is the old inode");
     assert_ne!(number(&disk(&mount, "newest.qcow2")), newest, "it stands on a replaced file");
     assert_eq!((first_byte(&base), first_byte(&overlay)), (1, 4));
+    mount.unmount();
+}
+
+/// Only who asks for the one path sees what the kernel keeps: to list the folder would renew it.
+#[test]
+fn attributes_that_the_kernel_keeps_follow() {
+    let source = Source::new();
+    let mount = source.mounted(&[]);
+    let folder = mount.path("base.qcow2/base.qcow2");
+    let mode = || folder.metadata().expect("stat").mode() & 0o7777;
+    let link = || std::fs::read_link(mount.path("base.qcow2/latest")).ok();
+    let missing = mount.path("base.qcow2/overlay.qcow2");
+    for permissions in [0o600, 0o644, 0o640] {
+        let before = mode();
+        std::fs::set_permissions(
+            source.file("base.qcow2"),
+            std::os::unix::fs::PermissionsExt::from_mode(permissions),
+        )
+        .expect("chmod");
+        eventually("other permissions", || mode() != before);
+    }
+    assert_eq!(link(), Some("base.qcow2".into()));
+    assert!(!missing.exists());
+    source.image("overlay.qcow2", Some("base.qcow2"), 2);
+    eventually("a name that there was not", || missing.exists());
+    eventually("another link", || link() == Some("overlay.qcow2".into()));
     mount.unmount();
 }
 
@@ -357,6 +387,59 @@ fn where_no_folder_can_be_watched_the_source_is_looked_at_every_few_seconds() {
     assert_eq!(said.matches("changes cannot be watched").count(), 1, "{said}");
 }
 
+/// Names of folders go from one to the other: what is in them must be noticed all the same.
+#[test]
+fn folders_that_change_their_names_are_watched_on() {
+    let source = Source::new();
+    for name in ["a", "b"] {
+        std::fs::create_dir_all(source.file(name).join("deep")).expect("a folder");
+        source.image(&format!("{name}/deep/{name}.qcow2"), None, 1);
+    }
+    let mount = source.mounted(&[]);
+    let shown = |path: &str| mount.path(path).exists();
+    eventually("it watches", || {
+        source.image("a/deep/tried.qcow2", None, 2);
+        holds_within(1, || shown("a/deep/tried.qcow2"))
+    });
+    for (from, to) in [("a", "c"), ("b", "a"), ("c", "b")] {
+        std::fs::rename(source.file(from), source.file(to)).expect("another name");
+    }
+    must_follow(mount.point(), &source.root(), "names that were exchanged");
+    for name in ["a", "b"] {
+        source.image(&format!("{name}/deep/more.qcow2"), None, 3);
+        must_follow(mount.point(), &source.root(), &format!("more in {name}"));
+    }
+    std::fs::create_dir_all(source.file("new/and/deep")).expect("folders");
+    source.image("new/and/deep/one.qcow2", None, 4);
+    must_follow(mount.point(), &source.root(), "new folders");
+    source.image("new/and/deep/two.qcow2", None, 5);
+    must_follow(mount.point(), &source.root(), "more in a new folder");
+    mount.unmount();
+}
+
+/// A user's own source, with a folder that he may not read.
+#[test]
+fn a_folder_that_may_not_be_read_keeps_nobody_from_watching() {
+    let name = "a_folder_that_may_not_be_read_keeps_nobody_from_watching";
+    let device = std::fs::metadata("/dev/fuse").expect("/dev/fuse");
+    if std::os::unix::fs::PermissionsExt::mode(&device.permissions()) & 0o006 != 0o006 {
+        return skipped("/dev/fuse is closed to ordinary users, and chmod 666 would open it", name);
+    }
+    let source = Source::new();
+    let closed = source.file("lost+found");
+    std::fs::create_dir(&closed).expect("a folder");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o000);
+    std::fs::set_permissions(&closed, mode).expect("chmod");
+    give(&source.root(), User::Ordinary);
+    let mount = Mount::with(&source.root(), User::Ordinary, &[]);
+    let list = || mount.run("ls").arg(mount.path("base.qcow2")).outcome().text();
+    eventually("it serves", || list().contains("base.qcow2"));
+    source.image("overlay.qcow2", Some("base.qcow2"), 2);
+    give(&source.root(), User::Ordinary);
+    eventually("a new overlay", || list().contains("overlay.qcow2"));
+    mount.unmount();
+}
+
 #[test]
 fn the_view_of_one_image_follows_its_folder() {
     let source = Source::new();
@@ -366,8 +449,8 @@ fn the_view_of_one_image_follows_its_folder() {
     source.image("another.qcow2", Some("base.qcow2"), 3);
     source.image("away", None, 4);
     std::fs::rename(source.file("away"), source.file("base.qcow2")).expect("the new base");
-    eventually("the new base", || base.exists() && first_byte(&base) == 4);
-    assert_eq!(first_byte(&overlay), 2);
+    eventually("the new base", || byte(&base, 0) == Some(4));
+    eventually("what stands on it", || byte(&overlay, 0) == Some(2));
     assert!(!disk(&mount, "another.qcow2").exists(), "it was not asked for");
     std::fs::remove_file(source.file("overlay.qcow2")).expect("its end");
     eventually("the image is gone", || !overlay.exists());
@@ -385,11 +468,7 @@ fn what_lies_beneath_an_allowed_root_is_watched() {
     source.image("overlay.qcow2", name.to_str(), 2);
     let mount = source.mounted(&["--allow-root", outside.to_str().expect("a plain path")]);
     let path = mount.path("overlay.qcow2/overlay.qcow2/disk.img");
-    let second = |path: &Path| {
-        let mut byte = [0];
-        File::open(path).ok()?.read_exact_at(&mut byte, CLUSTER as u64).ok()?;
-        Some(byte[0])
-    };
+    let second = |path: &Path| byte(path, CLUSTER as u64);
     assert_eq!(second(&path), Some(6));
     let other = Overlay { data: Some((1, [8; CLUSTER])), ..base };
     other.write(&outside.join("new"));

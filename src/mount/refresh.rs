@@ -6,9 +6,8 @@
 //! followed by a rest, so that a source in which something happens all the time costs a part of one
 //! processor and no more.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -102,18 +101,11 @@ impl Refresher {
             Refresh::Every(interval) => self.poll = Some(interval),
             Refresh::Auto => {
                 let watch = Watch::new(self.live.folder(), Arc::clone(&self.seen), bell);
-                let watch = watch.and_then(|mut watch| {
-                    if !self.live.is_one_image() {
-                        watch.all_of(self.live.folder())?;
-                    }
-                    watch.also(self.single_folders())?;
-                    Ok(watch)
-                });
                 match watch {
                     Ok(watch) => self.watch = Some(watch),
                     Err(e) => self.fall_back(&e.to_string()),
                 }
-                self.poll_what_is_shared();
+                self.watch_what_there_is();
             }
         }
         // What changed since the first look, and before anybody watched.
@@ -129,15 +121,6 @@ impl Refresher {
         );
         self.watch = None;
         self.poll = Some(POLL);
-    }
-
-    /// Folders that are watched without what lies in them.
-    fn single_folders(&self) -> BTreeSet<PathBuf> {
-        let mut folders = self.live.folders_outside();
-        if self.live.is_one_image() {
-            folders.extend(self.live.folders_of_shown());
-        }
-        folders
     }
 
     /// Others' changes on a network file system come without an event.
@@ -234,14 +217,15 @@ impl Refresher {
     }
 
     fn watch_what_there_is(&mut self) {
-        let folders = self.single_folders();
         let Some(watch) = &mut self.watch else { return };
-        let too_many = "more folders than the kernel watches";
-        let watched = watch.also(folders).map_err(|e| e.to_string());
-        let watched = if self.seen.is_incomplete() { Err(too_many.to_owned()) } else { watched };
-        match watched {
-            Ok(()) => self.poll_what_is_shared(),
-            Err(e) => self.fall_back(&e),
+        match watch.only(self.live.folders_to_watch()) {
+            Ok(is_more) => {
+                if is_more && self.again.is_none() {
+                    self.again = Some((Instant::now(), Vec::new()));
+                }
+                self.poll_what_is_shared();
+            }
+            Err(e) => self.fall_back(&e.to_string()),
         }
     }
 

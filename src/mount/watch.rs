@@ -67,16 +67,15 @@ impl Bell {
 impl Ear {
     /// Waits for the bell, for so long at most. Returns whether it rang.
     pub(super) fn wait(&self, at_most: Option<Duration>) -> bool {
-        let Some(at_most) = at_most else { return self.rung.recv().is_ok() };
-        match self.rung.recv_timeout(at_most) {
-            Ok(()) => true,
-            Err(RecvTimeoutError::Timeout) => false,
-            // Nobody can ring it any more; that must not be a loop without a rest.
-            Err(RecvTimeoutError::Disconnected) => {
-                std::thread::sleep(at_most);
-                false
-            }
+        let rung = match at_most {
+            Some(at_most) => self.rung.recv_timeout(at_most),
+            None => self.rung.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        if rung == Err(RecvTimeoutError::Disconnected) {
+            // Whoever served the view would have rung it.
+            self.ended.store(true, Ordering::Release);
         }
+        rung.is_ok()
     }
 
     /// Whether nobody needs to look any more.
@@ -89,8 +88,8 @@ impl Ear {
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     pub(super) writers: Mutex<Writers>,
-    /// More folders than the kernel watches for this user.
-    too_many: AtomicBool,
+    /// Paths that are those of other files or folders now, or of none.
+    moved: Mutex<Vec<PathBuf>>,
     /// More happened at once than the kernel notes.
     missed: AtomicBool,
 }
@@ -100,23 +99,20 @@ impl Seen {
     pub(super) fn missed(&self) -> bool {
         self.missed.swap(false, Ordering::AcqRel)
     }
-
-    /// Whether not everything is watched.
-    pub(super) fn is_incomplete(&self) -> bool {
-        self.too_many.load(Ordering::Acquire)
-    }
 }
 
-/// Watches folders.
+/// Watches folders, each by itself: what is in a new one is found by looking, and then it is watched,
+/// too. That way nothing is watched that is not looked at, and one that may not be read keeps nobody
+/// from watching the others.
 pub(super) struct Watch {
     inotify: INotifyWatcher,
-    /// Folders that are watched without what lies in them.
-    single: BTreeSet<PathBuf>,
+    folders: BTreeSet<PathBuf>,
+    seen: Arc<Seen>,
 }
 
 impl fmt::Debug for Watch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watch").field("single", &self.single).finish_non_exhaustive()
+        f.debug_struct("Watch").field("folders", &self.folders).finish_non_exhaustive()
     }
 }
 
@@ -124,38 +120,40 @@ impl Watch {
     /// Watches nothing yet. Paths beneath `source` are noted relative to it.
     pub(super) fn new(source: &Path, seen: Arc<Seen>, bell: Bell) -> notify::Result<Self> {
         let source = source.to_path_buf();
+        let events = Arc::clone(&seen);
         let handle = move |event: notify::Result<notify::Event>| {
-            if is_news(&seen, &source, event) {
+            if is_news(&events, &source, event) {
                 bell.ring();
             }
         };
         let config = Config::default().with_follow_symlinks(false);
-        Ok(Self { inotify: INotifyWatcher::new(handle, config)?, single: BTreeSet::new() })
+        let inotify = INotifyWatcher::new(handle, config)?;
+        Ok(Self { inotify, folders: BTreeSet::new(), seen })
     }
 
-    /// Watches a folder with all that lies in it.
-    pub(super) fn all_of(&mut self, folder: &Path) -> notify::Result<()> {
-        self.inotify.watch(folder, RecursiveMode::Recursive)
-    }
-
-    /// Watches these folders too, each by itself, and those of before no more.
-    pub(super) fn also(&mut self, folders: BTreeSet<PathBuf>) -> notify::Result<()> {
-        for folder in self.single.difference(&folders) {
+    /// Watches these folders, and those of before no more. Returns whether one is new: what happened
+    /// in it before nobody noted.
+    pub(super) fn only(&mut self, folders: BTreeSet<PathBuf>) -> notify::Result<bool> {
+        // With its name a folder lost its watch, also if it has the name again.
+        for moved in std::mem::take(&mut *self.seen.moved.lock()) {
+            self.folders.retain(|folder| !folder.starts_with(&moved));
+        }
+        for folder in self.folders.difference(&folders) {
             // It may be gone, and with it its watch.
             if let Err(e) = self.inotify.unwatch(folder) {
                 debug!("{}: {e}", folder.display());
             }
         }
-        let new: Vec<PathBuf> = folders.difference(&self.single).cloned().collect();
-        self.single = folders;
-        for folder in new {
-            match self.inotify.watch(&folder, RecursiveMode::NonRecursive) {
+        let new: Vec<PathBuf> = folders.difference(&self.folders).cloned().collect();
+        self.folders = folders;
+        for folder in &new {
+            match self.inotify.watch(folder, RecursiveMode::NonRecursive) {
                 Err(e) if is_limit(&e) => return Err(e),
                 Err(e) => debug!("{}: {e}", folder.display()),
                 Ok(()) => {}
             }
         }
-        Ok(())
+        Ok(!new.is_empty())
     }
 }
 
@@ -168,11 +166,7 @@ fn is_news(seen: &Seen, source: &Path, event: notify::Result<notify::Event>) -> 
     let event = match event {
         Ok(event) => event,
         Err(e) => {
-            if is_limit(&e) {
-                seen.too_many.store(true, Ordering::Release);
-            } else {
-                warn!("{}: watching it: {e}", source.display());
-            }
+            warn!("{}: watching it: {e}", source.display());
             return true;
         }
     };
@@ -195,6 +189,7 @@ fn is_news(seen: &Seen, source: &Path, event: notify::Result<notify::Event>) -> 
         }
         EventKind::Modify(ModifyKind::Name(_)) | EventKind::Remove(_) => {
             paths.for_each(|path| writers.moved(path));
+            seen.moved.lock().extend(event.paths.iter().cloned());
             true
         }
         _ => true,

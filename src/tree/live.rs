@@ -36,7 +36,7 @@ use super::inode::Inodes;
 use super::settle::{Settling, Writers};
 use super::{Tree, ViewOptions, build};
 use crate::chain::catalog::{Catalog, CheckpointId};
-use crate::chain::inventory::{Before, FileId};
+use crate::chain::inventory::{Before, FileId, FoundFile};
 use crate::error::{Error, Result};
 use crate::source::Roots;
 
@@ -101,11 +101,6 @@ impl Live {
         &self.place.folder
     }
 
-    /// Whether the source is one image, and not a folder.
-    pub fn is_one_image(&self) -> bool {
-        self.place.only.is_some()
-    }
-
     /// Has later looks pass over a folder: the view must not be taken for a part of its source.
     pub fn pass_over(&mut self, folder: &Path) {
         self.passed_over = folder.strip_prefix(&self.place.folder).ok().map(Path::to_path_buf);
@@ -147,21 +142,22 @@ impl Live {
         Some(due.saturating_duration_since(now))
     }
 
-    /// The folders outside of the source that files which are needed lie in.
-    pub fn folders_outside(&self) -> BTreeSet<PathBuf> {
-        let files = self.tree.catalog().inventory.files();
-        let outside = files.filter(|(_, file)| file.is_outside());
-        outside.map(|(_, file)| file.folder().to_path_buf()).collect()
-    }
-
-    /// The folders of the source that the shown restore points, and what they stand on, lie in; with
-    /// the source's own.
-    pub fn folders_of_shown(&self) -> BTreeSet<PathBuf> {
+    /// The folders in which something can happen that changes the view: those of the source (of one
+    /// image: its own, and those of what it stands on), and those of files outside that are needed.
+    pub fn folders_to_watch(&self) -> BTreeSet<PathBuf> {
         let catalog = self.tree.catalog();
-        let shown = catalog.disks.iter().flat_map(|disk| &disk.checkpoints);
-        let files = shown.map(|id| catalog.file_of(*id)).filter(|file| !file.is_outside());
-        let folders = files.map(|file| self.place.folder.join(file.folder()));
-        folders.chain([self.place.folder.clone()]).collect()
+        let files = catalog.inventory.files().map(|(_, file)| file);
+        let outside = files.filter(|file| file.is_outside()).map(FoundFile::folder);
+        let mut folders: BTreeSet<PathBuf> = outside.map(Path::to_path_buf).collect();
+        if self.place.only.is_some() {
+            let shown = catalog.disks.iter().flat_map(|disk| &disk.checkpoints);
+            folders.extend(shown.map(|id| self.place.folder.join(catalog.file_of(*id).folder())));
+            folders.insert(self.place.folder.clone());
+        } else {
+            let all = catalog.inventory.folders().keys().filter(|path| path.is_relative());
+            folders.extend(all.map(|path| self.place.folder.join(path)));
+        }
+        folders
     }
 
     fn roots(&self) -> &Roots {
