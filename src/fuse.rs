@@ -38,8 +38,10 @@ use passthrough::Backings;
 use status::Status;
 pub use status::{About, FILE as STATUS_FILE, FOLDER as STATUS_FOLDER};
 
-/// The largest request, and so the largest read that comes whole; bytes.
-const LARGEST_REQUEST: u32 = 1 << 20;
+/// The largest request, and so the largest read that comes whole; bytes. The kernel sends the parts
+/// of a larger one at the same time: several threads share the work of one reader, and each has its
+/// part in the processor's cache. Half as much again was read so in a second as with 1 MiB.
+const LARGEST_REQUEST: u32 = 256 << 10;
 /// Read-ahead requests that the kernel may have under way.
 const MAX_BACKGROUND: u16 = 64;
 /// Longest name; bytes.

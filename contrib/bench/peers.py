@@ -21,7 +21,7 @@ ONLY = os.environ.get("QCOWFS_BENCH_ONLY", "").split()
 DEPTHS = [0, 1, 8, 32, 128, 365]
 CLUSTERS = 64
 SIZE = MIB << 20
-SECONDS = 2
+SECONDS = int(os.environ.get("QCOWFS_BENCH_SECONDS", "2"))
 
 Ours.program = sys.argv[1]
 OUT = sys.argv[2]
