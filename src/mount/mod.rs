@@ -1,4 +1,4 @@
-//! Mounting a view, serving it, unmounting it.
+//! Mounting a view, serving it, keeping it up to date, unmounting it.
 
 mod ask;
 mod auto_unmount;
