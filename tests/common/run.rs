@@ -192,7 +192,7 @@ fn package_of(program: &str) -> &str {
         "ddrescue" => "gddrescue",
         "mount" | "umount" | "losetup" => "mount",
         "script" => "bsdutils",
-        "setpriv" | "fallocate" => "util-linux",
+        "setpriv" | "fallocate" | "unshare" => "util-linux",
         "sha256sum" | "cp" | "truncate" | "mkfifo" | "mknod" => "coreutils",
         "cmp" => "diffutils",
         other => other,
