@@ -14,7 +14,10 @@ repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 need qemu-img=qemu-utils qemu-io=qemu-utils fusermount3=fuse3 e2fsck=e2fsprogs debugfs=e2fsprogs \
     mkfs.xfs=xfsprogs zstd=zstd tar=tar sfdisk=fdisk python3=python3 setfattr=attr setfacl=acl \
     ddrescue=gddrescue setpriv=util-linux fallocate=util-linux unshare=util-linux losetup=mount \
-    cmp=diffutils cc=gcc nbdkit=nbdkit nbdfuse=libnbd-bin strace=strace mount.fuse3=fuse3
+    cmp=diffutils cc=gcc nbdkit=nbdkit nbdfuse=libnbd-bin strace=strace mount.fuse3=fuse3 jq=jq \
+    partx=util-linux awk=mawk
+# The tutorial on LVM runs where the kernel can do it.
+[[ ! -e /dev/mapper/control ]] || need lvm=lvm2
 need_cargo
 need_fuse
 # udev opens the device to everybody; where it does not run (in containers), nobody has.
