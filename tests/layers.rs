@@ -13,7 +13,7 @@
 use std::path::{Path, PathBuf};
 
 /// The modules, top to bottom: each may use those below it, and itself.
-const ORDER: [&str; 18] = [
+const ORDER: [&str; 19] = [
     "cli",
     "mount",
     "fuse",
@@ -22,6 +22,7 @@ const ORDER: [&str; 18] = [
     "restore",
     "tree",
     "view",
+    "partition",
     "chain",
     "layout",
     "map",
