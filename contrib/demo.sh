@@ -13,8 +13,7 @@ repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=contrib/lib.sh
 . "$repo/contrib/lib.sh"
 
-need fusermount3=fuse3 debugfs=e2fsprogs zstd=zstd tar=tar cc=gcc partx=util-linux \
-    mountpoint=util-linux
+need fusermount3=fuse3 debugfs=e2fsprogs zstd=zstd tar=tar cc=gcc mountpoint=util-linux
 need_cargo
 need_fuse
 
@@ -60,26 +59,19 @@ disk=$view/vm-root.qcow2
 timeout 60 ls -l "$disk"
 timeout 60 ls -ls "$disk/latest/"
 
-full=$disk/FULL-1795161271/disk.img
-latest=$disk/latest/disk.img
+say "== what the newest restore point holds"
+timeout 60 "$qcowfs" info "$backups" vm-root.qcow2@latest
+full=$disk/FULL-1795161271/p1.img
+latest=$disk/latest/p1.img
 
-# The offset of the first partition, in bytes.
-offset_in() {
-    local sectors
-    sectors=$(timeout 60 partx --show --noheadings --output START --nr 1 "$1")
-    printf '%s' "$((sectors * 512))"
-}
-
-# read_file IMAGE FOLDER COPY: copies /system.log of the first partition's ext4.
+# read_file PARTITION FOLDER COPY: copies /system.log of an ext4.
 read_file() {
-    local offset
-    offset=$(offset_in "$1")
     if [[ $way = loop ]]; then
         # noload: the journal is not replayed, nothing is written.
-        timeout 60 mount -t ext4 -o "ro,noload,loop,offset=$offset" "$1" "$2"
+        timeout 60 mount -t ext4 -o ro,noload,loop "$1" "$2"
         timeout 60 cp "$2/system.log" "$3"
     else
-        timeout 60 debugfs -R "dump /system.log $3" "$1?offset=$offset" 2>/dev/null
+        timeout 60 debugfs -R "dump /system.log $3" "$1" 2>/dev/null
     fi
     [[ -s $3 ]] || die "no /system.log was found in $1"
 }

@@ -12,7 +12,8 @@ repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 . "$repo/contrib/lib.sh"
 
 need qemu-img=qemu-utils qemu-io=qemu-utils fusermount3=fuse3 e2fsck=e2fsprogs debugfs=e2fsprogs \
-    mkfs.xfs=xfsprogs zstd=zstd tar=tar sfdisk=fdisk python3=python3 setfattr=attr setfacl=acl \
+    mkfs.xfs=xfsprogs mkfs.ext4=e2fsprogs mkswap=util-linux zstd=zstd tar=tar sfdisk=fdisk \
+    python3=python3 setfattr=attr getfattr=attr setfacl=acl \
     ddrescue=gddrescue setpriv=util-linux fallocate=util-linux unshare=util-linux losetup=mount \
     cmp=diffutils cc=gcc nbdkit=nbdkit nbdfuse=libnbd-bin strace=strace mount.fuse3=fuse3 jq=jq \
     partx=util-linux awk=mawk

@@ -109,7 +109,7 @@ impl View {
         }
         while let Some(parent) = tree.parent(at).filter(|parent| *parent != at) {
             let siblings = tree.entries(parent).unwrap_or_default();
-            let name = siblings.iter().find(|entry| entry.ino == at).map(|entry| entry.name);
+            let name = siblings.iter().find(|entry| entry.ino == at).map(|entry| &*entry.name);
             names.push(name.unwrap_or(OsStr::new("?")).to_owned());
             at = parent;
         }
@@ -167,7 +167,10 @@ impl Filesystem for View {
                 self.live.hand_out(attr.ino);
                 reply.entry(&lifetime(attr.settled), &file_attr(&attr), GENERATION);
             }
-            None => reply.entry(&lifetime(folder.settled), &nothing(), GENERATION),
+            None if tree.is_never(folder.ino, name) => {
+                reply.entry(&lifetime(folder.settled), &nothing(), GENERATION);
+            }
+            None => reply.error(Errno::ENOENT),
         }
     }
 
@@ -288,7 +291,7 @@ impl Filesystem for View {
         };
         let how = match &file {
             // The bytes behind an image's inode never change: keep what was read before.
-            Opened::Image(_) => FopenFlags::FOPEN_KEEP_CACHE,
+            Opened::Image(_) | Opened::Slice(_) => FopenFlags::FOPEN_KEEP_CACHE,
             // A text is made when it is opened: what an earlier one left in the cache is another.
             Opened::Text(_) => FopenFlags::FOPEN_DIRECT_IO,
         };

@@ -12,6 +12,7 @@
 //! | [`restore`] | a checkpoint written to a file or a device, raw or as qcow2                 |
 //! | [`tree`]   | the folders, files and names of the view; inode numbers; info.json           |
 //! | [`view`]   | a checkpoint as a disk: read, seek to data or hole                           |
+//! | [`partition`] | the partitions of a disk, and what they hold, at a glance                  |
 //! | [`chain`]  | found files -> trees of checkpoints, with the evidence for each link         |
 //! | [`layout`] | the rules of each backup tool: names and sidecars                            |
 //! | [`map`]    | the flattened maps of a whole chain, region by region                        |
@@ -44,6 +45,7 @@ pub mod layer;
 pub mod layout;
 pub mod map;
 pub mod mount;
+pub mod partition;
 pub mod restore;
 pub mod source;
 mod sys;

@@ -4,6 +4,8 @@ mod crew;
 mod diff;
 mod layout;
 mod lost;
+mod peek;
+mod slice;
 mod tally;
 
 use std::fmt;
@@ -19,6 +21,7 @@ use crew::Crew;
 pub use diff::{Difference, Side};
 pub use layout::{Content, Part};
 pub use lost::{Lost, LostRange};
+pub use slice::Slice;
 use tally::{Held, Tally};
 
 /// Bytes that a search for data or a hole looks at first; it looks at twice as many each time, so
@@ -166,7 +169,7 @@ impl DiskImage {
     /// any more, or if the disk ends at `offset` or before. What cannot be read is data; so is, on
     /// a disk of many TiB, what a search of bounded length did not come to.
     pub fn seek_data(&self, offset: u64) -> Option<u64> {
-        self.seek(offset, true)
+        self.seek(offset, self.size, true)
     }
 
     /// The first byte of a hole at or after `offset`, as `lseek` has it: the end of the disk
@@ -175,7 +178,7 @@ impl DiskImage {
         if offset >= self.size {
             return None;
         }
-        self.seek(offset, false).or(Some(self.size))
+        self.seek(offset, self.size, false).or(Some(self.size))
     }
 
     /// How many bytes are data: cheap, and an estimate until every region was looked at.
@@ -205,11 +208,12 @@ impl DiskImage {
         regions.map(data).sum()
     }
 
-    fn seek(&self, offset: u64, for_data: bool) -> Option<u64> {
+    /// Nothing at or after `limit`, which lies within the disk, is found.
+    fn seek(&self, offset: u64, limit: u64, for_data: bool) -> Option<u64> {
         let mut at = offset;
         let mut look = FIRST_LOOK;
         let mut looks = 0;
-        while at < self.size {
+        while at < limit {
             let region = at / self.map.region_size();
             let end = self.region(region).end;
             match self.tally().and_then(|tally| tally.held(region)) {
@@ -227,7 +231,7 @@ impl DiskImage {
                     let pieces = self.pieces(part);
                     if let Some(found) = pieces.iter().find(|piece| self.is_data(piece) == for_data)
                     {
-                        return Some(found.range.start);
+                        return Some(found.range.start).filter(|found| *found < limit);
                     }
                     if for_data && at == end {
                         at = self.skip_empty_regions(at);

@@ -56,6 +56,11 @@ fn names() {
     try_target("names");
 }
 
+#[test]
+fn partitions() {
+    try_target("partitions");
+}
+
 fn try_target(name: &str) {
     let target = ALL.iter().find(|target| target.name == name).expect("a target");
     let saved = saved(name);

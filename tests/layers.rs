@@ -22,6 +22,7 @@ const ORDER: [&str; 19] = [
     "restore",
     "tree",
     "view",
+    "partition",
     "chain",
     "layout",
     "map",

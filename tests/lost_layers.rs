@@ -83,7 +83,7 @@ fn disk(tree: &Tree, name: &str) -> Option<Arc<DiskImage>> {
     let folder = find(tree, Ino::ROOT, name.as_ref()).unwrap_or_else(|| panic!("no {name}"));
     match tree.open(tree.lookup(folder, "disk.img".as_ref())?)? {
         Opened::Image(image) => Some(image),
-        Opened::Text(_) => None,
+        Opened::Text(_) | Opened::Slice(_) => None,
     }
 }
 

@@ -7,6 +7,7 @@
 #   chain    two images and a sidecar in a folder, put together by the program's rules
 #   stream   a virtnbdbackup stream
 #   names    names, qcowfs.toml, checkpoint XML, and other texts
+#   partitions  the partition tables of a disk
 # 60 seconds unless said otherwise. Arguments after these go to libFuzzer. A finding is kept in
 # contrib/fuzz/artifacts/TARGET, and the exit code is not 0.
 #
@@ -20,7 +21,7 @@ repo=$(cd "$here/../.." && pwd)
 # shellcheck source=contrib/lib.sh
 . "$repo/contrib/lib.sh"
 
-targets=(header image chain stream names)
+targets=(header image chain stream names partitions)
 target=${1:-stream}
 if [[ $target = --list ]]; then
     printf '%s\n' "${targets[@]}"
@@ -33,6 +34,7 @@ header | image) longest=65536 ;;
 chain) longest=131072 ;;
 stream) longest=16384 ;;
 names) longest=8192 ;;
+partitions) longest=65536 ;;
 *) die "no target $target: ${targets[*]}" ;;
 esac
 

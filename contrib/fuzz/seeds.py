@@ -8,9 +8,11 @@ Needs tar, zstd, lz4, qemu-img and qemu-io.
 import json
 import pathlib
 import re
+import struct
 import subprocess
 import sys
 import tempfile
+import zlib
 
 HEADER = 40
 CASES = ["virtnbdbackup-lz4", "virtnbdbackup-stream", "virtnbdbackup-stream-upstream"]
@@ -255,6 +257,75 @@ def names(folder, out):
             (out / f"{path.parents[2].name}-{path.name}").write_bytes(path.read_bytes()[:16384])
 
 
+SIGNATURES = [(0, b"XFSB"), (0, b"LUKS\xba\xbe"), (512, b"LABELONE"), (3, b"NTFS    "),
+              (1080, b"\x53\xef"), (82, b"FAT32   "), (4086, b"SWAPSPACE2"), (4096, b"\xfc\x4e\x2b\xa9"),
+              (3, b"EXFAT   "), (3, b"-FVE-FS-"), (0, b"hsqs")]
+
+
+def records(*entries):
+    """The first sector of a disk with these: kind, first sector, sectors."""
+    table = b"".join(struct.pack("<B3xB3xII", 0, *entry) for entry in entries)
+    return bytes(446) + table.ljust(64, b"\0") + b"\x55\xaa"
+
+
+def gpt(size, sector, entry_size, count, entries):
+    """Both ends of a disk with a GPT: kind, first and last sector, name."""
+    table = b"".join((bytes([kind]) * 16 + bytes([7]) * 16 + struct.pack("<QQQ", first, last, 0)
+                      + name.encode("utf-16-le")).ljust(entry_size, b"\0")
+                     for kind, first, last, name in entries).ljust(entry_size * count, b"\0")
+    end, sectors = size // sector - 1, -(-len(table) // sector)
+
+    def header(at, other, first):
+        fields = [92, 0, 0, at, other, 40, end - 40, bytes(16), first, count, entry_size,
+                  zlib.crc32(table)]
+        packed = struct.pack("<8sIIIIQQQQ16sQIII", b"EFI PART", 0x10000, *fields)
+        fields[1] = zlib.crc32(packed)
+        return struct.pack("<8sIIIIQQQQ16sQIII", b"EFI PART", 0x10000, *fields)
+
+    padded = table.ljust(sectors * sector, b"\0")
+    first = records((0xEE, 1, 0xFFFFFFFF)).ljust(sector, b"\0")
+    first += header(1, end, 2).ljust(sector, b"\0") + padded
+    return first, padded + header(end, 1, end - sectors).ljust(sector + size % sector, b"\0")
+
+
+def partitions(_, out):
+    def save(name, size, first, last=b""):
+        (out / name).write_bytes(struct.pack("<QH", size, len(first)) + first + last)
+
+    size = 10 << 20
+    some = [(1, 40, 99, "root"), (2, 100, 100, "\u00fc"), (3, 90, 2000, "")]
+    for sector in (512, 4096):
+        for entry_size in (128, 256, 512):
+            for count in (4, 128 if entry_size == 128 else 16):
+                name = f"gpt-{sector}-{entry_size}-{count}"
+                first, last = gpt(size, sector, entry_size, count, some)
+                save(name, size, first, last)
+                save(f"{name}-backup", size, first[:600], last)
+                save(f"{name}-first", size, first, b"")
+        past = [(1, 40, size // sector, ""), (1, 1 << 63, 1 << 63, ""), (1, 9, 3, ""),
+                (1, (1 << 64) - 1, (1 << 64) - 1, "")]
+        save(f"gpt-{sector}-past", size, *gpt(size, sector, 128, 8, past))
+        first, last = gpt(size, sector, 128, 8, some)
+        save(f"gpt-{sector}-bare", size, bytes(512) + first[512:], last)
+        save(f"mbr-and-gpt-{sector}", size, records((0x83, 40, 100)) + first[512:], last)
+    extended = records((0x83, 2, 3), (5, 5, 100), (0xFD, 120, 400), (0x8E, 5, 3))
+    chain = {5: records((0x83, 1, 1), (5, 2, 5)), 7: records((0x82, 1, 1), (5, 4, 5)),
+             9: records((0x83, 1, 9))}
+    loop = {**chain, 9: records((0x83, 1, 9), (5, 2, 5))}
+    for name, tables in [("chain", chain), ("loop", loop)]:
+        for sector in (512, 4096):
+            disk = bytearray(9 * sector + 512)
+            for at, table in {0: extended, **tables}.items():
+                disk[at * sector:at * sector + 512] = table
+            save(f"mbr-{name}-{sector}", size, bytes(disk))
+    for number, (at, signature) in enumerate(SIGNATURES):
+        whole = bytearray(5000)
+        whole[510:512] = b"\x55\xaa"
+        whole[at:at + len(signature)] = signature
+        save(f"whole-{number}", size, bytes(whole))
+        save(f"part-{number}", size, records((0x83, 1, 100)) + bytes(whole))
+
+
 def main():
     data, out = map(pathlib.Path, sys.argv[1:])
     with tempfile.TemporaryDirectory() as folder:
@@ -262,7 +333,7 @@ def main():
             archive = data / f"{case}.tar.zst"
             subprocess.run(["tar", "--zstd", "-xSf", archive, "-C", folder], check=True)
         for target, write in [("header", images), ("image", images), ("chain", chains),
-                              ("stream", streams), ("names", names)]:
+                              ("stream", streams), ("names", names), ("partitions", partitions)]:
             (out / target).mkdir(parents=True, exist_ok=True)
             write(pathlib.Path(folder), out / target)
 

@@ -10,7 +10,7 @@ use super::size::human_size;
 use crate::chain::catalog::State;
 use crate::error::{Error, Result};
 use crate::tree::backups::Backups;
-use crate::tree::info::{InfoFile, LossInfo, info_json};
+use crate::tree::info::{InfoFile, LossInfo, PartitionsInfo, info_json};
 use crate::tree::names::printable;
 use crate::tree::plan::{DiskPlan, rfc3339};
 
@@ -140,6 +140,9 @@ fn tell(out: &mut dyn Write, name: &str, file: &InfoFile) -> io::Result<()> {
     if let Some(loss) = &file.loss {
         tell_loss(out, loss)?;
     }
+    if let Some(partitions) = &file.partitions {
+        tell_partitions(out, partitions)?;
+    }
     writeln!(out, "  parent:     {}", info.parent.as_deref().unwrap_or("-"))?;
     writeln!(out, "  files, base first:")?;
     for file in &file.chain {
@@ -158,6 +161,24 @@ fn tell(out: &mut dyn Write, name: &str, file: &InfoFile) -> io::Result<()> {
     }
     for warning in &info.warnings {
         writeln!(out, "  warning: {}", printable(warning))?;
+    }
+    Ok(())
+}
+
+fn tell_partitions(out: &mut dyn Write, disk: &PartitionsInfo) -> io::Result<()> {
+    if let Some(content) = disk.content {
+        writeln!(out, "  content:    {content}, not partitioned")?;
+    }
+    let Some(table) = disk.partition_table else { return Ok(()) };
+    writeln!(out, "  partitions: {} ({})", disk.partitions.len(), table.to_uppercase())?;
+    for partition in &disk.partitions {
+        let file = partition.file.as_deref().unwrap_or("-");
+        let size = human_size(partition.size);
+        let kind = partition.type_name.unwrap_or(&partition.partition_type);
+        let content = partition.content.unwrap_or("-");
+        let label = partition.label.as_deref().unwrap_or_default();
+        let line = format!("    {file:<9} {size:>9}  {content:<8} {kind}  {}", printable(label));
+        writeln!(out, "{}", line.trim_end())?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::error::Error;
 use crate::tree::Opened;
-use crate::view::DiskImage;
+use crate::view::ReadError;
 
 thread_local! {
     /// Each of the few threads that serve the kernel keeps its buffer from read to read.
@@ -34,18 +34,29 @@ pub(super) fn read<R>(
             let end = usize::try_from(range.end).unwrap_or(usize::MAX);
             reply(Piece { bytes: text.get(start..end).unwrap_or_default(), fault: None })
         }
-        Opened::Image(image) => read_image(image, &clip(offset, size, image.size()), reply),
+        Opened::Image(image) => {
+            let range = clip(offset, size, image.size());
+            read_disk(|buf| image.read_at(range.start, buf), &range, reply)
+        }
+        Opened::Slice(slice) => {
+            let range = clip(offset, size, slice.size());
+            read_disk(|buf| slice.read_at(range.start, buf), &range, reply)
+        }
     }
 }
 
-fn read_image<R>(image: &DiskImage, range: &Range<u64>, reply: impl FnOnce(Piece<'_>) -> R) -> R {
+fn read_disk<R>(
+    read: impl FnOnce(&mut [u8]) -> Result<usize, ReadError>,
+    range: &Range<u64>,
+    reply: impl FnOnce(Piece<'_>) -> R,
+) -> R {
     let wanted = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
     let mut buffer = BUFFER.take();
     if buffer.len() < wanted {
         buffer.resize(wanted, 0);
     }
     let target = buffer.get_mut(..wanted).unwrap_or_default();
-    let (got, fault) = match image.read_at(range.start, target) {
+    let (got, fault) = match read(target) {
         Ok(got) => (got, None),
         Err(stopped) => (stopped.done, Some(stopped.error)),
     };
@@ -66,6 +77,8 @@ pub(super) fn seek(file: &Opened, offset: u64, target: Target) -> Option<u64> {
     match (file, target) {
         (Opened::Image(image), Target::Data) => image.seek_data(offset),
         (Opened::Image(image), Target::Hole) => image.seek_hole(offset),
+        (Opened::Slice(slice), Target::Data) => slice.seek_data(offset),
+        (Opened::Slice(slice), Target::Hole) => slice.seek_hole(offset),
         (Opened::Text(text), target) => {
             let end = text.len() as u64;
             let found = if target == Target::Data { offset } else { end };

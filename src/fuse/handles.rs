@@ -60,6 +60,7 @@ impl OpenFile {
     pub(super) fn new(file: Opened, backing: Option<Arc<BackingId>>) -> Self {
         let held = match &file {
             Opened::Image(image) => image.hold(),
+            Opened::Slice(slice) => slice.hold(),
             Opened::Text(_) => Vec::new(),
         };
         Self { file, backing, held }
@@ -103,7 +104,7 @@ impl Listing {
         let dots =
             dots.map(|(name, ino)| Listed { name: name.into(), ino, kind: NodeKind::Folder });
         let entries = entries.into_iter().map(|entry| Listed {
-            name: entry.name.to_owned(),
+            name: entry.name.into_owned(),
             ino: entry.ino,
             kind: entry.kind,
         });

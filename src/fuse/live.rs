@@ -13,6 +13,9 @@
 //! a look-up that was answered from the old tree is over when the name goes, and a later one sees
 //! the new tree.
 //!
+//! The names of partitions are not in the tree; the kernel may keep them for a second, and does not
+//! remember that there is none of a name.
+//!
 //! # What is gone
 //!
 //! A node that the kernel still refers to (somebody has it open, or is in that folder) keeps its
@@ -83,6 +86,13 @@ impl Live {
         ino == Ino::ROOT || self.nodes.lock().known.contains_key(&ino)
     }
 
+    /// What the kernel knows of that belongs to nodes which a tree does not have.
+    fn children_without(&self, tree: &Tree) -> Vec<Ino> {
+        let nodes = self.nodes.lock();
+        let children = nodes.known.keys().filter(|ino| ino.split().1 > 0);
+        children.filter(|ino| tree.parent(**ino).is_none()).copied().collect()
+    }
+
     /// Puts another tree in place, which differs by `changes`, and has the kernel forget what is not
     /// true any more. Not to be called by a thread that answers the kernel, or with a lock held.
     ///
@@ -92,9 +102,10 @@ impl Live {
     pub fn replace(&self, tree: Arc<Tree>, changes: &Changes, kernel: &Notifier) -> io::Result<()> {
         let earlier = self.tree();
         // Before the tree is in place, for it may take reading, and nobody should wait for that.
-        let known = changes.gone.iter().filter(|ino| self.knows(**ino));
+        let known = changes.gone.iter().filter(|ino| self.knows(**ino)).copied();
+        let known = known.chain(self.children_without(&tree));
         let gone: Vec<(Ino, Attr)> =
-            known.filter_map(|ino| Some((*ino, earlier.attr(*ino)?))).collect();
+            known.filter_map(|ino| Some((ino, earlier.attr(ino)?))).collect();
         {
             let mut nodes = self.nodes.lock();
             let Nodes { known, gone: all } = &mut *nodes;

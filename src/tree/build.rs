@@ -222,7 +222,7 @@ impl Builder<'_> {
         let folder = self.add(disk, name, 0, body, access, mtime);
         match self.images.shown(self.catalog, id) {
             Ok(image) => {
-                let body = Body::Image(Arc::clone(image));
+                let body = Body::Image(id, Arc::clone(image));
                 self.add(folder, "disk.img", content, body, files, mtime);
             }
             Err(_) => {

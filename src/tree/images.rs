@@ -8,6 +8,7 @@ use quick_cache::sync::Cache;
 
 use super::caches::Caches;
 use super::missing::Missing;
+use super::partitions::{self, Glances};
 use super::reuse::{LayerKey, Line, Made, NodeKey};
 use crate::chain::catalog::{Catalog, Checkpoint, CheckpointId, Left, State};
 use crate::chain::inventory::{Content, FileId, FoundFile, QcowFacts};
@@ -19,6 +20,7 @@ use crate::layer::qcow2::{Qcow2Image, Qcow2Layer};
 use crate::layer::raw::RawLayer;
 use crate::layer::stream::StreamLayer;
 use crate::map::{ChainMap, Node, NodeId};
+use crate::partition::Partitions;
 use crate::source::{LocalFile, Source};
 use crate::view::{DiskImage, Lost, LostReads};
 
@@ -30,7 +32,14 @@ pub struct Images {
     missing: Missing,
     /// What was found to be lost, as long as there is room.
     lost: Cache<CheckpointId, Arc<Lost>, ByMemory>,
+    /// What tells each disk from all others; none where there is nothing.
+    lines: Vec<Option<Line>>,
+    /// What is known of partitions, by line; shared with the images of later looks.
+    glances: Arc<Glances>,
 }
+
+/// A disk, and what tells it from all others.
+type Marked = (Line, Arc<DiskImage>);
 
 /// Bytes of lists of what is lost that are kept.
 const LOST_LISTS: u64 = 4 << 20;
@@ -55,10 +64,24 @@ impl Images {
         earlier: Option<&Self>,
     ) -> Self {
         let nothing = Made::default();
+        let glances = earlier.map(|images| Arc::clone(&images.glances)).unwrap_or_default();
         let earlier = earlier.map_or(&nothing, |images| &images.made);
         let (images, made) = build(catalog, caches, missing.lost_reads(), earlier);
         let lost = Cache::with_weighter(images.len().min(1 << 16), LOST_LISTS, ByMemory);
-        Self { left: images, made, missing, lost }
+        let lines = images.iter().map(|image| image.as_ref().ok().map(|(line, _)| *line)).collect();
+        let left = images.into_iter().map(|image| image.map(|(_, disk)| disk)).collect();
+        Self { left, made, missing, lost, lines, glances }
+    }
+
+    /// The partitions of the disk that a reader of the view is to see; none if there is none.
+    /// Found out about when it is first asked for, and kept as long as there is room.
+    pub fn partitions(&self, catalog: &Catalog, id: CheckpointId) -> Option<Arc<Partitions>> {
+        let disk = |id: CheckpointId| {
+            let line = self.lines.get(id.0).copied().flatten()?;
+            Some(partitions::Disk { line, image: self.shown(catalog, id).ok()? })
+        };
+        let parent = catalog.checkpoint(id).parent.as_ref().and_then(|link| disk(link.checkpoint));
+        Some(self.glances.of(disk(id)?, parent))
     }
 
     /// What is lost of a checkpoint; none if that cannot be said.
@@ -107,7 +130,7 @@ fn build(
     caches: &Caches,
     lost: LostReads,
     earlier: &Made,
-) -> (Vec<Result<Arc<DiskImage>, String>>, Made) {
+) -> (Vec<Result<Marked, String>>, Made) {
     let mut builder = Builder {
         catalog,
         caches,
@@ -135,7 +158,7 @@ fn build(
         let map = maps.get(&tree).ok_or("its map was not built")?.clone()?;
         let disk = earlier.disk(line, DiskImage::new(map, node, size).with_lost(lost));
         made.keep_disk(line, &disk);
-        Ok(disk)
+        Ok((line, disk))
     };
     (placed.into_iter().map(image).collect(), made)
 }

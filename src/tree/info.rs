@@ -1,5 +1,6 @@
 //! What is told about a checkpoint: `info.json`, `error.txt`, and the lines of `ls`.
 
+mod partitions;
 mod size;
 
 use std::fmt::Write;
@@ -16,6 +17,7 @@ use crate::chain::evidence::{Basis, Certainty};
 use crate::chain::inventory::Content;
 use crate::chain::place::{Kind, TimeBasis};
 
+pub use partitions::{PartitionInfo, PartitionsInfo};
 pub use size::Sizes;
 
 /// Everything that is known of a checkpoint. Sizes are bytes.
@@ -94,6 +96,9 @@ pub struct InfoFile {
     /// What is lost, where that may be anything.
     #[serde(flatten)]
     pub loss: Option<LossInfo>,
+    /// How the disk is divided; none where there is no disk.
+    #[serde(flatten)]
+    pub partitions: Option<PartitionsInfo>,
     /// All files that it is made of, base first.
     pub chain: Vec<ChainFile>,
 }
@@ -156,9 +161,14 @@ impl InfoFile {
             info.state = "incomplete";
             info.reason.get_or_insert_with(|| "a file that it is made of is damaged".into());
         }
+        let found = images.partitions(catalog, id);
+        if let Some(found) = &found {
+            info.warnings.extend(found.warnings.iter().cloned());
+        }
         Self {
             info,
             loss,
+            partitions: found.map(|found| PartitionsInfo::new(&found)),
             allocated: allocated.map(|known| known.bytes),
             allocated_is: allocated.map(|known| if known.exact { "exact" } else { "at-most" }),
             chain: Vec::new(),

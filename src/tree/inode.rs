@@ -10,6 +10,22 @@ pub struct Ino(pub u64);
 impl Ino {
     /// The root folder.
     pub const ROOT: Self = Self(1);
+    /// So many bits hold the numbers that are given; those above tell what belongs to one of them.
+    const GIVEN: u32 = 48;
+
+    /// The number of a thing that belongs to this one and is found out about later, such as a
+    /// partition of a disk. It means the same as long as this one does. `child` is not 0.
+    #[must_use]
+    pub fn child(self, child: u16) -> Self {
+        Self(self.0 | u64::from(child) << Self::GIVEN)
+    }
+
+    /// What a number belongs to, and as what: the reverse of [`Self::child`], with 0 for what
+    /// belongs to nothing.
+    pub fn split(self) -> (Self, u16) {
+        let child = u16::try_from(self.0 >> Self::GIVEN).unwrap_or(0);
+        (Self(self.0 & ((1 << Self::GIVEN) - 1)), child)
+    }
 }
 
 /// What an inode stands for: a name in a folder, and a mark of the content behind it.
@@ -49,6 +65,14 @@ impl Inodes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_belongs_to_a_number_is_told_apart() {
+        for child in [1, 2, u16::MAX] {
+            assert_eq!(Ino(7).child(child).split(), (Ino(7), child));
+        }
+        assert_eq!(Ino(7).split(), (Ino(7), 0));
+    }
 
     #[test]
     fn a_number_stays_with_its_name_and_content() {

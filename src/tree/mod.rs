@@ -14,16 +14,19 @@ pub mod live;
 pub mod map_entry;
 pub mod missing;
 pub mod names;
+pub mod partitions;
 pub mod plan;
 pub mod select;
 pub mod settle;
 
 mod build;
+mod children;
 mod counts;
 mod listing;
 mod loss;
 mod reuse;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -42,7 +45,7 @@ use crate::chain::catalog::{Catalog, CheckpointId, State};
 use crate::chain::place::Kind;
 use crate::error::{Error, Result};
 use crate::source::Roots;
-use crate::view::DiskImage;
+use crate::view::{DiskImage, Slice};
 
 /// What a user decides about a view.
 #[derive(Debug, Clone, Default)]
@@ -92,10 +95,10 @@ pub struct Attr {
 }
 
 /// An entry of a folder.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Entry<'a> {
     /// Its name.
-    pub name: &'a OsStr,
+    pub name: Cow<'a, OsStr>,
     /// Its number.
     pub ino: Ino,
     /// What it is.
@@ -107,6 +110,8 @@ pub struct Entry<'a> {
 pub enum Opened {
     /// A disk.
     Image(Arc<DiskImage>),
+    /// A partition of one.
+    Slice(Slice),
     /// A text, as it was when it was opened.
     Text(Arc<[u8]>),
 }
@@ -129,7 +134,7 @@ struct Node {
 
 enum Body {
     Folder(Children),
-    Image(Arc<DiskImage>),
+    Image(CheckpointId, Arc<DiskImage>),
     Info(CheckpointId),
     Error(CheckpointId),
     Link(String),
@@ -167,7 +172,15 @@ impl Tree {
 
     /// The entry of this name.
     pub fn lookup(&self, folder: Ino, name: &OsStr) -> Option<Ino> {
-        self.folder(folder)?.by_name.get(name.to_str()?).copied()
+        let (children, name) = (self.folder(folder)?, name.to_str()?);
+        children.by_name.get(name).copied().or_else(|| self.partition_named(children, name))
+    }
+
+    /// Whether there will not be an entry of this name, where there is none now.
+    pub fn is_never(&self, folder: Ino, name: &OsStr) -> bool {
+        let number = name.to_str().and_then(partitions::number_in);
+        let disk = self.folder(folder).and_then(|children| self.disk_in(children));
+        number.is_none() || disk.is_none()
     }
 
     /// Whether a node is a folder.
@@ -184,9 +197,12 @@ impl Tree {
 
     /// What `stat` tells.
     pub fn attr(&self, ino: Ino) -> Option<Attr> {
+        if let (owner, number @ 1..) = ino.split() {
+            return self.child_attr(owner, number);
+        }
         let node = self.nodes.get(&ino)?;
         let (size, allocated, settled) = match &node.body {
-            Body::Image(image) => {
+            Body::Image(_, image) => {
                 let allocated = image.allocated();
                 (image.size(), allocated.bytes, allocated.exact)
             }
@@ -205,33 +221,26 @@ impl Tree {
             Body::Folder(children) => children.folders.saturating_add(2),
             _ => 1,
         };
-        Some(Attr {
-            ino,
-            kind: kind_of(&node.body),
-            size,
-            allocated,
-            mtime: node.mtime,
-            mode: u16::try_from(node.access.mode).unwrap_or(0),
-            uid: node.access.uid,
-            gid: node.access.gid,
-            links,
-            settled,
-        })
+        let kind = kind_of(&node.body);
+        Some(Attr { kind, size, allocated, links, settled, ..node.attr(ino) })
     }
 
     /// The folder that holds a node; the root's is the root.
     pub fn parent(&self, ino: Ino) -> Option<Ino> {
-        self.nodes.get(&ino).map(|node| node.parent)
+        let (owner, _) = ino.split();
+        self.nodes.get(&owner).map(|node| node.parent)
     }
 
-    /// The entries of a folder in the order of their names, without `.` and `..`.
+    /// The entries of a folder in the order of their names, without `.` and `..`; partitions come
+    /// last.
     pub fn entries(&self, folder: Ino) -> Option<Vec<Entry<'_>>> {
         let children = self.folder(folder)?;
         let mut entries = Vec::with_capacity(children.by_name.len());
         for (name, &ino) in &children.by_name {
             let kind = kind_of(&self.nodes.get(&ino)?.body);
-            entries.push(Entry { name: OsStr::new(name), ino, kind });
+            entries.push(Entry { name: Cow::Borrowed(OsStr::new(name)), ino, kind });
         }
+        entries.extend(self.partitions_in(children));
         Some(entries)
     }
 
@@ -245,8 +254,11 @@ impl Tree {
 
     /// Opens a file; `None` if the node is none.
     pub fn open(&self, ino: Ino) -> Option<Opened> {
+        if let (owner, number @ 1..) = ino.split() {
+            return Some(Opened::Slice(self.slice(owner, number)?));
+        }
         match &self.nodes.get(&ino)?.body {
-            Body::Image(image) => Some(Opened::Image(Arc::clone(image))),
+            Body::Image(_, image) => Some(Opened::Image(Arc::clone(image))),
             Body::Info(id) => Some(Opened::Text(self.info_text(*id).into())),
             Body::Error(id) => Some(Opened::Text(self.error_text(*id).into())),
             Body::Folder(_) | Body::Link(_) => None,
@@ -315,7 +327,7 @@ impl Tree {
 fn kind_of(body: &Body) -> NodeKind {
     match body {
         Body::Folder(_) => NodeKind::Folder,
-        Body::Image(_) | Body::Info(_) | Body::Error(_) => NodeKind::File,
+        Body::Image(..) | Body::Info(_) | Body::Error(_) => NodeKind::File,
         Body::Link(_) => NodeKind::Link,
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use qcowfs::tree::{Ino, NodeKind, Opened, Tree, ViewOptions};
+use qcowfs::tree::{Ino, NodeKind, Opened, Tree, ViewOptions, partitions};
 use serde_json::Value;
 
 use super::watch::within;
@@ -57,6 +57,7 @@ fn thing(name: &Path, bytes: Vec<u8>) -> Thing {
     let text = |bytes| String::from_utf8(bytes).expect("a text");
     match name.file_name().and_then(|name| name.to_str()) {
         Some("disk.img") => Thing::Disk(bytes),
+        Some(name) if partitions::number_in(name).is_some() => Thing::Disk(bytes),
         Some("info.json") => {
             let mut info: Value = serde_json::from_slice(&bytes).expect("JSON");
             let fields = info.as_object_mut().expect("an object");
@@ -116,12 +117,18 @@ fn gather(tree: &Tree, folder: Ino, path: &Path, all: &mut Everything) {
             }
             NodeKind::Link => Thing::Link(tree.link_target(entry.ino).expect("a link").into()),
             NodeKind::File => {
+                let size = tree.attr(entry.ino).expect("attributes").size;
+                let size = usize::try_from(size).expect("a small disk");
                 let bytes = match tree.open(entry.ino).expect("a file") {
                     Opened::Text(text) => text.to_vec(),
-                    Opened::Image(image) => {
-                        let size = usize::try_from(image.size()).expect("a small disk");
+                    Opened::Image(disk) => {
                         let mut bytes = vec![0; size];
-                        image.read_at(0, &mut bytes).expect("a disk");
+                        disk.read_at(0, &mut bytes).expect("a disk");
+                        bytes
+                    }
+                    Opened::Slice(partition) => {
+                        let mut bytes = vec![0; size];
+                        partition.read_at(0, &mut bytes).expect("a partition");
                         bytes
                     }
                 };

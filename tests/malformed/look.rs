@@ -71,7 +71,7 @@ pub(crate) fn look(
 fn text(tree: &Tree, folder: Ino, name: &str) -> Option<String> {
     match tree.open(tree.lookup(folder, OsStr::new(name))?)? {
         Opened::Text(text) => Some(String::from_utf8(text.to_vec()).expect("UTF-8")),
-        Opened::Image(_) => None,
+        Opened::Image(_) | Opened::Slice(_) => None,
     }
 }
 

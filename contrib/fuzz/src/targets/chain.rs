@@ -141,7 +141,7 @@ fn check_folder(tree: &Tree, folder: Ino, depth: usize) {
         let name = entry.name.to_str().expect("names are UTF-8");
         assert!((1..=255).contains(&name.len()) && name != "." && name != "..", "{name:?}");
         assert!(!name.contains('/') && !name.contains(char::is_control), "{name:?}");
-        assert_eq!(tree.lookup(folder, entry.name), Some(entry.ino));
+        assert_eq!(tree.lookup(folder, &entry.name), Some(entry.ino));
         assert_eq!(tree.parent(entry.ino), Some(folder));
         let attr = tree.attr(entry.ino).expect("attributes");
         assert_eq!(attr.kind, entry.kind);
@@ -157,6 +157,7 @@ fn check_folder(tree: &Tree, folder: Ino, depth: usize) {
             }
             NodeKind::File => match tree.open(entry.ino).expect("a file") {
                 Opened::Image(image) => assert_eq!(image.size(), attr.size),
+                Opened::Slice(partition) => assert_eq!(partition.size(), attr.size),
                 Opened::Text(text) => {
                     assert_eq!(text.len() as u64, attr.size);
                     let text = std::str::from_utf8(&text).expect("texts are UTF-8");

@@ -6,6 +6,7 @@ pub mod header;
 pub mod image;
 pub mod lz4_checksums;
 pub mod names;
+pub mod partitions;
 pub mod stream;
 
 mod disk;
@@ -26,12 +27,13 @@ pub struct Target {
 }
 
 /// All targets.
-pub const ALL: [Target; 5] = [
+pub const ALL: [Target; 6] = [
     Target { name: "header", run: header::run, mend: nothing },
     Target { name: "image", run: image::run, mend: nothing },
     Target { name: "chain", run: chain::run, mend: lz4_checksums::put_right },
     Target { name: "stream", run: stream::run, mend: lz4_checksums::put_right },
     Target { name: "names", run: names::run, mend: nothing },
+    Target { name: "partitions", run: partitions::run, mend: partitions::mend },
 ];
 
 fn nothing(_: &mut [u8]) {}
