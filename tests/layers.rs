@@ -13,7 +13,7 @@
 use std::path::{Path, PathBuf};
 
 /// The modules, top to bottom: each may use those below it, and itself.
-const ORDER: [&str; 19] = [
+const ORDER: [&str; 20] = [
     "cli",
     "mount",
     "fuse",
