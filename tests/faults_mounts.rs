@@ -130,12 +130,19 @@ fn interrupted_calls_on_the_source_are_made_again() {
     let shell = Run::new("bash").args(["-c", "ulimit -n 80; exec \"$0\" mount \"$1\" \"$2\""]);
     shell.arg(mount.program()).arg(folder.path().join("backups")).arg(mount.point()).ok();
     let images = images(&mount, &layers);
+    let listed = View::listed(&folder.path().join("backups"));
+    let image = |n| listed.of_file(format!("others/other{n}.qcow2")).image();
+    let others: Vec<_> = (0..40).map(|n| mount.path(image(n))).collect();
     let log = folder.path().join("strace");
     let calls = "pread64,fstat,newfstatat,openat2,lseek";
     let mut strace = interrupt_calls(mount.daemon(), calls, &log);
     let seen = std::panic::catch_unwind(|| {
         for (image, disk) in images.iter().zip(&layers.disks) {
             must_be_right(image, disk);
+        }
+        // More of them than may be open at the same time.
+        for image in &others {
+            must_be_right(image, &[0; 4096]);
         }
     });
     let _ = rustix::process::kill_process(Pid::from_child(&strace), rustix::process::Signal::TERM);

@@ -142,8 +142,9 @@ pub(super) fn is_dead(mount: &Mount) -> bool {
     let path = mount.path.clone();
     let (tell, answer) = std::sync::mpsc::channel();
     std::thread::spawn(move || tell.send(rustix::fs::statfs(&path).map(drop)));
-    // One that does not answer is not dead: it may be stopped, or wait for its source.
-    matches!(answer.recv_timeout(ANSWER), Ok(Err(Errno::NOTCONN)))
+    // One that does not answer is not dead: it may be stopped, or wait for its source. Who asked a
+    // daemon that was just ending is told that the connection was aborted.
+    matches!(answer.recv_timeout(ANSWER), Ok(Err(Errno::NOTCONN | Errno::CONNABORTED)))
 }
 
 fn check_apart(source: &Path, mount_point: &Path) -> Result<()> {

@@ -33,16 +33,17 @@ impl<'a> Reader<'a> {
     pub(super) fn read(&mut self, offset: u64, len: u64) -> Result<Vec<u8>, Unread> {
         let end = offset.saturating_add(len).min(self.size);
         let len = usize::try_from(end.saturating_sub(offset)).unwrap_or(0);
+        if len == 0 {
+            return Ok(Vec::new());
+        }
         if let Some((_, bytes)) = self.seen.iter().find(|(at, b)| *at == offset && b.len() == len) {
             return Ok(bytes.clone());
         }
         let mut bytes = vec![0; len];
-        if len > 0 {
-            (self.read_at)(offset, &mut bytes).map_err(|reason| {
-                self.failed = true;
-                Unread(reason)
-            })?;
-        }
+        (self.read_at)(offset, &mut bytes).map_err(|reason| {
+            self.failed = true;
+            Unread(reason)
+        })?;
         self.seen.push((offset, bytes.clone()));
         Ok(bytes)
     }
@@ -71,4 +72,17 @@ pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 /// A number of 64 bits.
 pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     part(bytes, at).map(u64::from_le_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_past_the_end_of_the_disk_was_not_read() {
+        let mut disk = Reader::new(10, |_, _| Ok(()));
+        assert_eq!(disk.read(512, 512).map_err(|e| e.0), Ok(Vec::new()));
+        assert_eq!(disk.read(8, 512).map_err(|e| e.0), Ok(vec![0; 2]));
+        assert_eq!(disk.ranges(), [8..10]);
+    }
 }
