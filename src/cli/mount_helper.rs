@@ -65,8 +65,8 @@ const FOR_OTHERS_WITH_VALUE: [&str; 7] =
 /// Shows the restore points of a source at a mount point, as `qcowfs mount` does, and takes the same
 /// options. It is what makes these work:
 ///
-///     mount -t qcowfs /backups /mnt/view
-///     mount -t fuse.qcowfs -o allow_other,missing=zero /backups /mnt/view
+///  mount -t qcowfs /backups /mnt/view
+///  mount -t fuse.qcowfs -o allow_other,missing=zero /backups /mnt/view
 ///
 /// and the same as a line of /etc/fstab. Options that are mount(8)'s own (defaults, noauto, user,
 /// _netdev, nofail, x-systemd.*) are taken and left to it. A view is read-only, with and without
