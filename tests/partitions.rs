@@ -317,8 +317,13 @@ fn a_partition_is_loop_mounted_without_an_offset() {
         Run::new("mount").args(options).arg(&partition).arg(&point).ok();
         let seen = std::fs::read_to_string(point.join("message"));
         // A test that starts a program at this moment may hold the file for it.
-        let unmount = || Run::new("umount").arg(&point).outcome().code == Some(0);
-        assert!(holds_within(10, unmount), "the loop mount stays busy");
+        let mut said = String::new();
+        let unmount = || {
+            let outcome = Run::new("umount").arg(&point).outcome();
+            said = outcome.stderr;
+            outcome.code == Some(0)
+        };
+        assert!(holds_within(10, unmount), "the loop mount stays busy: {said}");
         assert_eq!(seen.unwrap(), MESSAGE);
     }
     mount.unmount();

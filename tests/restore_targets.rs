@@ -14,6 +14,7 @@
 mod common;
 
 use std::fs::{File, OpenOptions};
+use std::io::Write as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Child;
@@ -72,9 +73,30 @@ fn end(mut child: Child, signal: Signal) -> Option<i32> {
     child.wait().unwrap().code()
 }
 
+/// A disk of 8 GiB in a file of 16 MiB: every cluster is one and the same. Nobody compresses it
+/// before he is interrupted, however late that comes.
+fn endless() -> TempDir {
+    const CLUSTER: usize = 2 << 20;
+    const DISK: u64 = 8 << 30;
+    let folder = scratch();
+    let path = folder.path().join("disk.qcow2");
+    let create = ["create", "-q", "-f", "qcow2", "-o", "cluster_size=2M"];
+    Run::new("qemu-img").args(create).arg(&path).arg(DISK.to_string()).ok();
+    let image = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let at = image.metadata().unwrap().len().next_multiple_of(CLUSTER as u64);
+    let (l2, data) = (at, at + CLUSTER as u64);
+    let entries = usize::try_from(DISK).unwrap() / CLUSTER;
+    image.write_all_at(&data.to_be_bytes().repeat(entries), l2).unwrap();
+    image.write_all_at(&Prng::new(9).bytes(CLUSTER), data).unwrap();
+    let mut l1 = [0; 8];
+    image.read_exact_at(&mut l1, 40).unwrap();
+    image.write_all_at(&l2.to_be_bytes(), u64::from_be_bytes(l1)).unwrap();
+    folder
+}
+
 #[test]
 fn an_interrupted_restore_leaves_nothing() {
-    let source = noise(384);
+    let source = endless();
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let folder = scratch();
         let (child, _) = begin(source.path(), folder.path());
@@ -85,7 +107,7 @@ fn an_interrupted_restore_leaves_nothing() {
 
 #[test]
 fn a_killed_restore_leaves_only_what_says_that_it_is_partial() {
-    let source = noise(384);
+    let source = endless();
     let folder = scratch();
     let (child, partial) = begin(source.path(), folder.path());
     assert_eq!(end(child, Signal::KILL), None);
@@ -132,23 +154,32 @@ fn a_terminal_is_asked_before_anything_is_overwritten() {
     let case = Case::unpack("qmpbackup-new");
     let folder = scratch();
     let target = folder.path().join("disk.raw");
-    let ask = |answer: &str| {
+    // Answers once it is asked, and keeps the terminal open until the program's end.
+    let ask = |answer: &[u8]| {
         let program = env!("CARGO_BIN_EXE_qcowfs");
         let (source, target) = (case.backups(), target.display());
         let restore =
             format!("{program} restore {} vm-root.qcow2@latest {target}", source.display());
-        let line = format!("(sleep 1; {answer}) | script -q -e -c '{restore}' /dev/null");
-        Run::new("sh").args(["-c", &line]).outcome()
+        let (keys, shown) = (folder.path().join("keys"), folder.path().join("shown"));
+        let _none_yet = (std::fs::remove_file(&keys), std::fs::remove_file(&shown));
+        Run::new("mkfifo").arg(&keys).ok();
+        let line = "script -q -f -e -c \"$1\" \"$2\" < \"$3\"";
+        let run = Run::new("sh").args(["-c", line, "sh", &restore]).arg(&shown).arg(&keys);
+        let run = std::thread::spawn(move || run.outcome());
+        let mut keys = OpenOptions::new().write(true).open(&keys).unwrap();
+        let asked = || bytes(&shown).windows(5).any(|seen| seen == b"[y/N]");
+        assert!(holds_within(30, || shown.exists() && asked()), "nobody asks");
+        keys.write_all(answer).unwrap();
+        run.join().unwrap()
     };
     // The last one is Ctrl-C, which is no answer: it ends the program.
-    let interrupt = "printf '\\003'; sleep 3; echo n";
-    let answers = [("echo n", 1), ("echo", 1), ("echo y", 0), (interrupt, 128 + 2)];
+    let answers: [(&[u8], i32); 4] = [(b"n\n", 1), (b"\n", 1), (b"y\n", 0), (b"\x03", 128 + 2)];
     for (answer, code) in answers.map(|(answer, code)| (answer, Some(code))) {
         std::fs::write(&target, "somebody's").unwrap();
         let outcome = ask(answer);
-        assert_eq!(outcome.code, code, "{answer}: {}", outcome.text());
+        assert_eq!(outcome.code, code, "{answer:?}: {}", outcome.text());
         assert!(outcome.text().contains("exists. Overwrite it? [y/N]"), "{}", outcome.text());
-        assert_eq!(bytes(&target) == b"somebody's", code != Some(0), "{answer}");
+        assert_eq!(bytes(&target) == b"somebody's", code != Some(0), "{answer:?}");
     }
 }
 

@@ -105,7 +105,20 @@ impl Catalog {
         let mut builder = Builder { inventory: &inventory, links: &links, made: BTreeMap::new() };
         let checkpoints = builder.checkpoints();
         let disks = disks(&inventory, &links, &checkpoints);
-        Self { inventory, disks, checkpoints }
+        let catalog = Self { inventory, disks, checkpoints };
+        catalog.close_all_but(catalog.checkpoints.iter());
+        catalog
+    }
+
+    /// Closes the files that none of these checkpoints is made of.
+    fn close_all_but<'a>(&self, checkpoints: impl Iterator<Item = &'a Checkpoint>) {
+        let used = checkpoints.flat_map(|checkpoint| [Some(checkpoint.file), checkpoint.data_file]);
+        let used: BTreeSet<FileId> = used.flatten().collect();
+        for (id, file) in self.inventory.files() {
+            if let Some(source) = file.source.as_ref().filter(|_| !used.contains(&id)) {
+                source.close();
+            }
+        }
     }
 
     /// Leaves only the image at `path` and what it stands on.
@@ -122,6 +135,7 @@ impl Catalog {
             disk.checkpoints.retain(|id| keep.contains(id));
         }
         self.disks.retain(|disk| !disk.checkpoints.is_empty());
+        self.close_all_but(keep.iter().map(|id| self.checkpoint(*id)));
     }
 
     /// One checkpoint.

@@ -71,6 +71,7 @@ const FOR_OTHERS_WITH_VALUE: [&str; 7] =
 /// and the same as a line of /etc/fstab. Options that are mount(8)'s own (defaults, noauto, user,
 /// _netdev, nofail, x-systemd.*) are taken and left to it. A view is read-only, with and without
 /// `ro`, and has neither devices nor set-user-ID programs, with and without `dev` and `suid`.
+#[allow(clippy::doc_markdown, reason = "the help shows the text as it is, backticks too")]
 #[derive(Debug, Parser)]
 #[command(name = "mount.qcowfs", version, verbatim_doc_comment, after_help = EXAMPLES)]
 pub(super) struct HelperArgs {

@@ -83,6 +83,7 @@ mod tests {
         let mut disk = Reader::new(10, |_, _| Ok(()));
         assert_eq!(disk.read(512, 512).map_err(|e| e.0), Ok(Vec::new()));
         assert_eq!(disk.read(8, 512).map_err(|e| e.0), Ok(vec![0; 2]));
-        assert_eq!(disk.ranges(), [8..10]);
+        assert_eq!(disk.ranges().len(), 1);
+        assert_eq!(disk.ranges().first(), Some(&(8..10)));
     }
 }

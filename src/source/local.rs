@@ -92,6 +92,13 @@ impl LocalFiles {
     }
 }
 
+impl Drop for LocalFile {
+    fn drop(&mut self) {
+        // A file that nobody knows any more must not keep its place on the disk.
+        self.close();
+    }
+}
+
 impl LocalFile {
     /// What `stat` said when the file was pinned.
     pub fn stat(&self) -> &FileStat {
@@ -107,6 +114,12 @@ impl LocalFile {
     pub fn is_in_use(&self) -> Result<bool> {
         let file = self.file()?;
         sys::is_locked(&file, QEMU_LOCK_WRITE).map_err(|e| Error::io(&self.path, e))
+    }
+
+    /// Gives the descriptor back; a later read opens the file again, and fails if it is another
+    /// by then. Who does not read a file keeps its file system busy otherwise.
+    pub fn close(&self) {
+        self.descriptors.open.remove(&self.id);
     }
 
     /// The open file, opened again where its descriptor had to make room for others.
