@@ -73,24 +73,30 @@ fn end(mut child: Child, signal: Signal) -> Option<i32> {
     child.wait().unwrap().code()
 }
 
-/// A disk of 8 GiB in a file of 16 MiB: every cluster is one and the same. Nobody compresses it
-/// before he is interrupted, however late that comes.
+/// A disk of 1 TiB in a file of some MiB: every cluster is one and the same. Nobody compresses it
+/// before he is interrupted, however late that comes; and it compresses well, so that little is
+/// written until then.
 fn endless() -> TempDir {
     const CLUSTER: usize = 2 << 20;
-    const DISK: u64 = 8 << 30;
+    const DISK: u64 = 1 << 40;
     let folder = scratch();
     let path = folder.path().join("disk.qcow2");
     let create = ["create", "-q", "-f", "qcow2", "-o", "cluster_size=2M"];
     Run::new("qemu-img").args(create).arg(&path).arg(DISK.to_string()).ok();
     let image = OpenOptions::new().read(true).write(true).open(&path).unwrap();
-    let at = image.metadata().unwrap().len().next_multiple_of(CLUSTER as u64);
-    let (l2, data) = (at, at + CLUSTER as u64);
-    let entries = usize::try_from(DISK).unwrap() / CLUSTER;
-    image.write_all_at(&data.to_be_bytes().repeat(entries), l2).unwrap();
-    image.write_all_at(&Prng::new(9).bytes(CLUSTER), data).unwrap();
+    // One L2 table is a cluster of entries of 8 bytes.
+    let data = image.metadata().unwrap().len().next_multiple_of(CLUSTER as u64);
+    let l2 = data + CLUSTER as u64;
+    let tables = DISK / CLUSTER as u64 / (CLUSTER as u64 / 8);
+    let pattern: Vec<u8> = (1..=251).collect();
+    image.write_all_at(&pattern.repeat(CLUSTER / 251 + 1)[..CLUSTER], data).unwrap();
     let mut l1 = [0; 8];
     image.read_exact_at(&mut l1, 40).unwrap();
-    image.write_all_at(&l2.to_be_bytes(), u64::from_be_bytes(l1)).unwrap();
+    for n in 0..tables {
+        let table = l2 + n * CLUSTER as u64;
+        image.write_all_at(&data.to_be_bytes().repeat(CLUSTER / 8), table).unwrap();
+        image.write_all_at(&table.to_be_bytes(), u64::from_be_bytes(l1) + n * 8).unwrap();
+    }
     folder
 }
 
@@ -391,7 +397,8 @@ fn chain(folder: &Path, cluster: &str) {
         // A size that is no multiple of a block.
         run.arg(image(n)).arg((64 * MIB + 512).to_string()).ok();
         std::fs::write(folder.join("noise"), prng.bytes(65_521)).unwrap();
-        let mut run = Run::new("qemu-io").folder(folder).args(["-f", "qcow2"]);
+        // Small clusters take it long where the disk has other work.
+        let mut run = Run::new("qemu-io").folder(folder).args(["-f", "qcow2"]).seconds(300);
         for _ in 0..if n == 0 { 1 } else { 20 } {
             let (at, len) = match n {
                 0 => (0, 64 * MIB as u64 + 512),

@@ -71,8 +71,9 @@ fn it_counts_reads_and_bytes_and_what_is_open() {
     sha256(&image);
     let size = image.metadata().expect("its size").len();
     let after = status(&mount);
-    // Each page once: the kernel keeps them.
-    assert_eq!(number(&after, "/reads/bytes"), size);
+    // Each page once: the kernel keeps them, but for a few where others need the memory.
+    let read = number(&after, "/reads/bytes");
+    assert!((size..size + size / 4).contains(&read), "{read} bytes were read of {size}");
     assert!(number(&after, "/reads/requests") > 0 && number(&after, "/reads/failed") == 0);
     for cache in ["maps", "data"] {
         let of = |what: &str| number(&after, &format!("/caches/{cache}/{what}"));
