@@ -18,7 +18,7 @@ need qemu-img=qemu-utils qemu-io=qemu-utils fusermount3=fuse3 e2fsck=e2fsprogs d
     cmp=diffutils cc=gcc nbdkit=nbdkit nbdfuse=libnbd-bin strace=strace mount.fuse3=fuse3 jq=jq \
     partx=util-linux awk=mawk
 # The tutorial on LVM runs where the kernel can do it.
-[[ ! -e /dev/mapper/control ]] || need lvm=lvm2
+[[ ! -e /sys/class/misc/device-mapper ]] || need lvm=lvm2
 need_cargo
 need_fuse
 # udev opens the device to everybody; where it does not run (in containers), nobody has.

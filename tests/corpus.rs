@@ -388,6 +388,11 @@ fn backing_chain_is_right() {
 }
 
 #[test]
+fn lvm_is_right() {
+    check("lvm", &PLAIN);
+}
+
+#[test]
 fn missing_base_shows_only_what_is_whole() {
     let case = Case::unpack("missing-base");
     check_case(&case, &PLAIN);

@@ -45,7 +45,7 @@ fn tutorials() -> Vec<PathBuf> {
 fn missing(what: &str) -> Option<String> {
     let missing = what.split(", ").filter(|what| {
         let there = match *what {
-            "device-mapper" => "/dev/mapper/control",
+            "device-mapper" => "/sys/class/misc/device-mapper",
             "nbd" => "/sys/block/nbd0",
             other => panic!("nobody knows how to look for {other:?}"),
         };

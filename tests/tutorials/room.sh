@@ -26,7 +26,7 @@ for entry in /*; do
 done
 cd "$room"
 mkdir -p backups home mnt/view mnt/files opt/bin proc root srv/vmstore steps
-mkdir -p var/lib/libvirt/images var/log var/tmp
+mkdir -p var/lib/libvirt/images var/lock var/log var/tmp
 mkdir -m 1777 tmp
 ln -s /run var/run
 mount -t proc proc proc
@@ -35,4 +35,6 @@ mount --bind "$folder/steps" steps
 cp "$folder/qcowfs" opt/bin/
 export PATH=/opt/bin:$PATH:/usr/sbin:/sbin HOME=/root TZ=UTC LC_ALL=C
 unset TMPDIR
+# Else LVM leaves the nodes of /dev/mapper to udev, which does not run in containers.
+[[ -e /run/udev/control ]] || export DM_DISABLE_UDEV=1
 exec chroot "$room" /bin/bash /steps/session.sh
