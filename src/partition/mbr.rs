@@ -141,7 +141,8 @@ fn follow(disk: &mut Reader<'_>, container: Record, next: &mut u16, found: &mut 
     }
 }
 
-/// Bytes in a sector: 512, unless only sectors of 4096 bytes lead to something that is known.
+/// Bytes in a sector: 512, unless only sectors of 4096 bytes lead to something that is known, and
+/// all partitions fit on the disk so.
 fn sector_of(disk: &mut Reader<'_>, records: &Records) -> u64 {
     let [usual, large] = SECTORS;
     let leads = |disk: &mut Reader<'_>, sector: u64| {
@@ -155,5 +156,7 @@ fn sector_of(disk: &mut Reader<'_>, records: &Records) -> u64 {
             end > start && content::glance(disk, &(start..end), None).is_some()
         })
     };
-    if !leads(disk, usual) && leads(disk, large) { large } else { usual }
+    let end = |record: Record| (u64::from(record.start) + u64::from(record.sectors)) * large;
+    let fit = records.used().all(|(_, record)| end(record) <= disk.size());
+    if fit && !leads(disk, usual) && leads(disk, large) { large } else { usual }
 }

@@ -237,6 +237,20 @@ fn overlapping_partitions_are_shown_with_a_warning() {
 }
 
 #[test]
+fn sectors_that_would_take_a_partition_past_the_end_are_not_taken() {
+    let mut disk = Disk::new();
+    // Nothing is known of what it holds; where it began in large sectors is something that is.
+    disk.put(100 * 4096, b"XFSB");
+    for (sectors, wanted) in [(1000, (1, 100 * 8, 1100 * 8)), (5000, (1, 100, 5100))] {
+        disk.table(0, 512, &[(0x83, 100, sectors)]);
+        let found = disk.find().partitions;
+        let shown = found.list.iter().map(|p| (p.number, p.range.start / 512, p.range.end / 512));
+        assert_eq!(shown.collect::<Vec<_>>(), [wanted]);
+        assert_eq!(disk.warnings(), "");
+    }
+}
+
+#[test]
 fn logical_partitions_are_counted_from_five_on() {
     for unit in [512, 4096] {
         let mut disk = Disk::new();
