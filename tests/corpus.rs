@@ -181,6 +181,10 @@ fn check_links(view: &View) {
     let mut disks_with_latest = BTreeSet::new();
     for (link, target) in &view.links {
         let folder = link.parent().expect("a link in a folder");
+        if link.iter().any(|part| part == "@times") {
+            check_moment(view, link, target);
+            continue;
+        }
         let reached = match target.strip_prefix("..") {
             Ok(rest) => folder.parent().expect("a folder above by-time").join(rest),
             Err(_) => folder.join(target),
@@ -199,6 +203,25 @@ fn check_links(view: &View) {
         let disk = seen.disk();
         assert!(disks_with_latest.contains(disk), "{disk:?} has no latest");
     }
+}
+
+/// A link of a moment leads to the newest backup of its disk that is not later, which is whole.
+fn check_moment(view: &View, link: &Path, target: &Path) {
+    let moment = link.parent().expect("a moment");
+    let time = moment.file_name().and_then(|name| name.to_str()).expect("a time");
+    let vm = moment.parent().and_then(Path::parent).expect("the VM's folder");
+    let reached = vm.join(target.strip_prefix("../..").expect("a link out of @times"));
+    let folder = reached.parent().expect("a restore point");
+    let may_be = |seen: &&Checkpoint| {
+        seen.disk() == folder.parent().expect("a disk")
+            && !["live", "partial"].contains(&seen.kind())
+            && seen.text("time").is_some_and(|at| at <= time)
+    };
+    let newest = view.checkpoints.iter().filter(may_be).filter_map(|seen| seen.text("time")).max();
+    let found = view.checkpoints.iter().find(|seen| seen.folder == folder);
+    let found = found.unwrap_or_else(|| panic!("{link:?} -> {target:?} leads nowhere"));
+    assert!(found.whole && may_be(&found), "{link:?} -> {target:?}: {}", found.info);
+    assert_eq!(found.text("time"), newest, "{link:?} -> {target:?}");
 }
 
 /// Where names hold the time, info.json, the link in by-time and the mtime are that time.

@@ -9,16 +9,18 @@ use std::time::SystemTime;
 
 use super::access::Access;
 use super::caches::Caches;
+use super::children::DISK;
 use super::images::Images;
 use super::inode::{Ino, Inodes};
 use super::listing::{self, readers};
 use super::missing::Missing;
 use super::plan::{BY_TIME, DiskPlan, LATEST, Plan};
+use super::times::{Moment, VmPlan};
 use super::{Body, Children, Node, Totals, Tree};
 use crate::chain::catalog::{Catalog, CheckpointId};
 
 /// Links may be read by everybody who may list their folder.
-const LINK: u32 = 0o777;
+pub(super) const LINK: u16 = 0o777;
 
 pub(super) fn tree(
     catalog: Catalog,
@@ -41,6 +43,9 @@ pub(super) fn tree(
     builder.add_root();
     for disk in &plan.disks {
         builder.add_disk(disk);
+    }
+    for (number, vm) in plan.vms.iter().enumerate() {
+        builder.add_vm(number, vm, &plan.disks);
     }
     let Builder { nodes, points, .. } = builder;
     let sizes = images.all_shown(&catalog).map(|image| image.size());
@@ -155,7 +160,7 @@ impl Builder<'_> {
         mtime: SystemTime,
     ) -> Ino {
         let ino = self.inodes.number(parent, name, content);
-        let is_folder = matches!(body, Body::Folder(_));
+        let is_folder = matches!(body, Body::Folder(_) | Body::Moment { .. });
         self.nodes.insert(ino, Node { parent, body, access, mtime });
         if let Some(Node { body: Body::Folder(children), .. }) = self.nodes.get_mut(&parent) {
             children.by_name.insert(name.to_owned(), ino);
@@ -178,7 +183,7 @@ impl Builder<'_> {
             let is_shown = self.images.shown(self.catalog, *id).is_ok();
             self.points.insert(disk.path.join(name), mark(&(content, is_shown)));
         }
-        let link = Access { mode: LINK, ..access };
+        let link = Access { mode: LINK.into(), ..access };
         if let Some(latest) = &disk.latest {
             self.add(folder, LATEST, mark(latest), Body::Link(latest.clone()), link, mtime);
         }
@@ -189,6 +194,26 @@ impl Builder<'_> {
                 let body = Body::Link(format!("../{checkpoint}"));
                 self.add(by_time, name, mark(checkpoint), body, link, mtime);
             }
+        }
+    }
+
+    /// The moments of a VM: for those who may know the names of all restore points of its disks, and
+    /// their times.
+    fn add_vm(&mut self, number: usize, vm: &VmPlan, disks: &[DiskPlan]) {
+        let Some(&parent) = self.folders.get(&vm.folder) else { return };
+        let Some(mut access) = self.nodes.get(&parent).map(|node| node.access) else { return };
+        for disk in vm.disks.iter().filter_map(|disk| disks.get(*disk)) {
+            let folder = self.folders.get(&disk.path).and_then(|ino| self.nodes.get(ino));
+            let Some(disk) = folder.map(|node| node.access) else { return };
+            let search = Access { mode: (disk.mode & 0o111) << 2, ..disk };
+            access = access.limited_to(Access { mode: disk.mode & 0o444, ..disk }.and(search));
+        }
+        let newest = vm.moments.last().map_or(SystemTime::UNIX_EPOCH, |moment| moment.time);
+        let body = Body::Folder(Children::default());
+        let times = self.add(parent, &vm.name, 0, body, access, newest);
+        for (moment, Moment { name, time, mark, .. }) in vm.moments.iter().enumerate() {
+            let body = Body::Moment { vm: number, moment };
+            self.add(times, name, *mark, body, access, *time);
         }
     }
 
@@ -223,7 +248,7 @@ impl Builder<'_> {
         match self.images.shown(self.catalog, id) {
             Ok(image) => {
                 let body = Body::Image(id, Arc::clone(image));
-                self.add(folder, "disk.img", content, body, files, mtime);
+                self.add(folder, DISK, content, body, files, mtime);
             }
             Err(_) => {
                 self.add(folder, "error.txt", content, Body::Error(id), files, mtime);

@@ -57,6 +57,8 @@ impl Changes {
             };
             if looks_different(node, now) {
                 changes.attributes.push(*ino);
+                let links = later.links_in(*ino).into_iter().flatten();
+                changes.attributes.extend(links.map(|link| link.ino));
             }
             if let (Body::Folder(before), Body::Folder(after)) = (&node.body, &now.body) {
                 let differs =

@@ -1,11 +1,14 @@
 //! What is in the view and not among the nodes of its tree: the partitions of a disk, which nobody
-//! knows before somebody looks.
+//! knows before somebody looks, and the links to all disks of a VM at one moment, which are many.
 
 use std::borrow::Cow;
+use std::ffi::OsStr;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::build::LINK;
 use super::partitions::{file_name, number_in};
+use super::times::{Moment, VmPlan};
 use super::{Attr, Body, Children, Entry, Ino, Node, NodeKind, Tree};
 use crate::chain::catalog::CheckpointId;
 use crate::view::{DiskImage, Slice};
@@ -71,12 +74,47 @@ impl Tree {
         self.numbers(id).into_iter().map(entry).collect()
     }
 
-    /// What `stat` tells of a partition of the disk `owner`.
+    /// What `stat` tells of a partition of the disk `owner`, or of a link in the folder `owner`.
     pub(super) fn child_attr(&self, owner: Ino, number: u16) -> Option<Attr> {
+        let attr = self.nodes.get(&owner)?.attr(owner.child(number));
+        if let Some(target) = self.target(owner, number) {
+            let (kind, size) = (NodeKind::Link, target.len() as u64);
+            return Some(Attr { kind, size, mode: LINK, settled: true, ..attr });
+        }
         let slice = self.slice(owner, number)?;
         let (size, allocated) = (slice.size(), slice.allocated().bytes);
-        let attr = self.nodes.get(&owner)?.attr(owner.child(number));
         Some(Attr { size, allocated, ..attr })
+    }
+
+    fn moment(&self, folder: Ino) -> Option<(&VmPlan, &Moment)> {
+        let Body::Moment { vm, moment } = self.nodes.get(&folder)?.body else { return None };
+        let vm = self.plan.vms.get(vm)?;
+        Some((vm, vm.moments.get(moment)?))
+    }
+
+    /// The link of this name in the folder of a moment.
+    pub(super) fn link_named(&self, folder: Ino, name: &str) -> Option<Ino> {
+        let (vm, moment) = self.moment(folder)?;
+        let (number, ..) = vm.links(moment).find(|(_, link, _)| *link == name)?;
+        Some(folder.child(number))
+    }
+
+    /// The links in the folder of a moment; none if it is not one.
+    pub(super) fn links_in(&self, folder: Ino) -> Option<Vec<Entry<'_>>> {
+        let (vm, moment) = self.moment(folder)?;
+        let entry = |(number, name, _)| Entry {
+            name: Cow::Borrowed(OsStr::new(name)),
+            ino: folder.child(number),
+            kind: NodeKind::Link,
+        };
+        Some(vm.links(moment).map(entry).collect())
+    }
+
+    /// Where a link in the folder of a moment leads.
+    pub(super) fn target(&self, folder: Ino, number: u16) -> Option<String> {
+        let (vm, moment) = self.moment(folder)?;
+        let (.., target) = vm.links(moment).find(|(link, ..)| *link == number)?;
+        Some(target)
     }
 
     /// A partition of the disk `owner`.

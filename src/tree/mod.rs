@@ -18,6 +18,7 @@ pub mod partitions;
 pub mod plan;
 pub mod select;
 pub mod settle;
+pub mod times;
 
 mod build;
 mod children;
@@ -138,6 +139,11 @@ enum Body {
     Info(CheckpointId),
     Error(CheckpointId),
     Link(String),
+    /// All disks of a VM at one moment: their numbers in the plan.
+    Moment {
+        vm: usize,
+        moment: usize,
+    },
 }
 
 #[derive(Default)]
@@ -172,7 +178,10 @@ impl Tree {
 
     /// The entry of this name.
     pub fn lookup(&self, folder: Ino, name: &OsStr) -> Option<Ino> {
-        let (children, name) = (self.folder(folder)?, name.to_str()?);
+        let name = name.to_str()?;
+        let Some(children) = self.folder(folder) else {
+            return self.link_named(folder, name);
+        };
         children.by_name.get(name).copied().or_else(|| self.partition_named(children, name))
     }
 
@@ -185,7 +194,7 @@ impl Tree {
 
     /// Whether a node is a folder.
     pub fn is_folder(&self, ino: Ino) -> bool {
-        self.folder(ino).is_some()
+        self.nodes.get(&ino).is_some_and(|node| kind_of(&node.body) == NodeKind::Folder)
     }
 
     fn folder(&self, ino: Ino) -> Option<&Children> {
@@ -215,10 +224,11 @@ impl Tree {
                 (size, size, false)
             }
             Body::Link(target) => (target.len() as u64, 0, true),
-            Body::Folder(_) => (0, 0, true),
+            Body::Folder(_) | Body::Moment { .. } => (0, 0, true),
         };
         let links = match &node.body {
             Body::Folder(children) => children.folders.saturating_add(2),
+            Body::Moment { .. } => 2,
             _ => 1,
         };
         let kind = kind_of(&node.body);
@@ -227,14 +237,17 @@ impl Tree {
 
     /// The folder that holds a node; the root's is the root.
     pub fn parent(&self, ino: Ino) -> Option<Ino> {
-        let (owner, _) = ino.split();
-        self.nodes.get(&owner).map(|node| node.parent)
+        let (owner, child) = ino.split();
+        let node = self.nodes.get(&owner)?;
+        // A partition lies beside its disk, a link in the folder of its moment.
+        let is_within = child > 0 && matches!(node.body, Body::Moment { .. });
+        Some(if is_within { owner } else { node.parent })
     }
 
     /// The entries of a folder in the order of their names, without `.` and `..`; partitions come
     /// last.
     pub fn entries(&self, folder: Ino) -> Option<Vec<Entry<'_>>> {
-        let children = self.folder(folder)?;
+        let Some(children) = self.folder(folder) else { return self.links_in(folder) };
         let mut entries = Vec::with_capacity(children.by_name.len());
         for (name, &ino) in &children.by_name {
             let kind = kind_of(&self.nodes.get(&ino)?.body);
@@ -245,9 +258,12 @@ impl Tree {
     }
 
     /// Where a symbolic link leads.
-    pub fn link_target(&self, ino: Ino) -> Option<&OsStr> {
+    pub fn link_target(&self, ino: Ino) -> Option<Cow<'_, OsStr>> {
+        if let (owner, number @ 1..) = ino.split() {
+            return self.target(owner, number).map(|target| Cow::Owned(target.into()));
+        }
         match &self.nodes.get(&ino)?.body {
-            Body::Link(target) => Some(OsStr::new(target)),
+            Body::Link(target) => Some(Cow::Borrowed(OsStr::new(target))),
             _ => None,
         }
     }
@@ -261,7 +277,7 @@ impl Tree {
             Body::Image(_, image) => Some(Opened::Image(Arc::clone(image))),
             Body::Info(id) => Some(Opened::Text(self.info_text(*id).into())),
             Body::Error(id) => Some(Opened::Text(self.error_text(*id).into())),
-            Body::Folder(_) | Body::Link(_) => None,
+            Body::Folder(_) | Body::Moment { .. } | Body::Link(_) => None,
         }
     }
 
@@ -326,7 +342,7 @@ impl Tree {
 
 fn kind_of(body: &Body) -> NodeKind {
     match body {
-        Body::Folder(_) => NodeKind::Folder,
+        Body::Folder(_) | Body::Moment { .. } => NodeKind::Folder,
         Body::Image(..) | Body::Info(_) | Body::Error(_) => NodeKind::File,
         Body::Link(_) => NodeKind::Link,
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::names::{Taken, escape};
+use super::times::{TIMES, VmPlan, Vms};
 use crate::chain::catalog::{Catalog, CheckpointId, Disk, State};
 use crate::chain::place::Kind;
 
@@ -15,7 +16,7 @@ pub const LATEST: &str = "latest";
 pub const BY_TIME: &str = "by-time";
 
 /// Where a disk goes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct DiskPlan {
     /// Path of the disk's folder in the view.
     pub path: PathBuf,
@@ -31,6 +32,19 @@ pub struct DiskPlan {
     pub latest: Option<String>,
     /// Names by time, and the checkpoint's folder that each leads to.
     pub by_time: Vec<(String, String)>,
+    /// Its backups in the order of `checkpoints`.
+    pub backups: Vec<Backup>,
+}
+
+/// A checkpoint that was made to be gone back to: neither the live disk nor an unfinished backup.
+#[derive(Debug, Clone)]
+pub struct Backup {
+    /// When it was made.
+    pub time: SystemTime,
+    /// Its folder's name.
+    pub name: String,
+    /// Whether all of its chain is there.
+    pub is_whole: bool,
 }
 
 /// Where everything goes.
@@ -38,6 +52,8 @@ pub struct DiskPlan {
 pub struct Plan {
     /// The disks in the order of their paths in the source.
     pub disks: Vec<DiskPlan>,
+    /// The folders of several disks that belong together.
+    pub vms: Vec<VmPlan>,
     places: HashMap<CheckpointId, (usize, String)>,
 }
 
@@ -55,7 +71,15 @@ impl Plan {
             }
             disks.push(plan);
         }
-        Self { disks, places }
+        let mut within: HashMap<&Path, Vec<usize>> = HashMap::new();
+        for (number, disk) in disks.iter().enumerate() {
+            within.entry(disk.path.parent().unwrap_or(Path::new(""))).or_default().push(number);
+        }
+        let vm = |(folder, name): (PathBuf, String)| {
+            VmPlan::new(&folder, name, within.get(folder.as_path())?, &disks)
+        };
+        let vms = folders.times.into_iter().filter_map(vm).collect();
+        Self { disks, vms, places }
     }
 
     /// The disk of a checkpoint.
@@ -86,11 +110,14 @@ struct Folders {
     /// Disks by folder of the source.
     disks_in: BTreeMap<PathBuf, usize>,
     taken: HashMap<PathBuf, Taken>,
+    /// The folders of the view that are taken for VMs, and what the one of moments is called there.
+    times: Vec<(PathBuf, String)>,
 }
 
 impl Folders {
     fn new(catalog: &Catalog) -> Self {
-        let mut folders = Self { disks_in: BTreeMap::new(), taken: HashMap::new() };
+        let mut folders =
+            Self { disks_in: BTreeMap::new(), taken: HashMap::new(), times: Vec::new() };
         for disk in &catalog.disks {
             *folders.disks_in.entry(disk.key.folder.clone()).or_default() += 1;
         }
@@ -104,14 +131,37 @@ impl Folders {
                 folders.taken.entry(folder).or_default().reserve(&name);
             }
         }
+        let mut vms = Vms::default();
+        for disk in &catalog.disks {
+            vms.count(folders.above(disk));
+        }
+        // The folder of moments is called so unless the source has one of that name.
+        for folder in vms.folders() {
+            let name = folders.taken.entry(folder.to_path_buf()).or_default().give(TIMES);
+            folders.times.push((folder.to_path_buf(), name));
+        }
         folders
     }
 
-    /// The path of a disk's folder. A folder of the source which holds this disk alone, and bears
-    /// its name, is the disk's folder.
+    /// The folder of the view that holds a disk's folder.
+    fn above(&self, disk: &Disk) -> PathBuf {
+        let mut folder: PathBuf = disk.key.folder.iter().map(escape).collect();
+        if self.is_its_own(disk) {
+            folder.pop();
+        }
+        folder
+    }
+
+    /// Whether a folder of the source holds this disk alone and bears its name: it is the disk's
+    /// folder then.
+    fn is_its_own(&self, disk: &Disk) -> bool {
+        disk.key.folder.file_name() == Some(&disk.key.name) && self.is_alone(&disk.key.folder)
+    }
+
+    /// The path of a disk's folder.
     fn place(&mut self, disk: &Disk) -> PathBuf {
         let folder: PathBuf = disk.key.folder.iter().map(escape).collect();
-        if disk.key.folder.file_name() == Some(&disk.key.name) && self.is_alone(&disk.key.folder) {
+        if self.is_its_own(disk) {
             return folder;
         }
         let name = self.taken.entry(folder.clone()).or_default().give(&escape(&disk.key.name));
@@ -134,13 +184,17 @@ fn plan_disk(catalog: &Catalog, disk: &Disk, path: PathBuf) -> DiskPlan {
     let checkpoints: Vec<(CheckpointId, String)> = disk.checkpoints.iter().map(name).collect();
     let latest = catalog.latest(disk);
     let latest = checkpoints.iter().find(|(id, _)| Some(*id) == latest).map(|(_, n)| n.clone());
+    let backup = |(id, name): &(CheckpointId, String)| {
+        let checkpoint = catalog.checkpoint(*id);
+        let is_whole = checkpoint.state == State::Whole;
+        let is_backup = !matches!(checkpoint.kind, Kind::Live | Kind::Partial);
+        is_backup.then(|| Backup { time: checkpoint.time, name: name.clone(), is_whole })
+    };
+    let backups: Vec<Backup> = checkpoints.iter().filter_map(backup).collect();
     let mut times = Taken::new(&[]);
-    let by_time = checkpoints
-        .iter()
-        .map(|(id, name)| (catalog.checkpoint(*id), name))
-        .filter(|(checkpoint, _)| checkpoint.state == State::Whole && checkpoint.kind != Kind::Live)
-        .map(|(checkpoint, name)| (times.give(&rfc3339(checkpoint.time)), name.clone()))
-        .collect();
+    let whole = backups.iter().filter(|backup| backup.is_whole);
+    let by_time =
+        whole.map(|backup| (times.give(&rfc3339(backup.time)), backup.name.clone())).collect();
     DiskPlan {
         path,
         source_folder: disk.key.folder.clone(),
@@ -149,6 +203,7 @@ fn plan_disk(catalog: &Catalog, disk: &Disk, path: PathBuf) -> DiskPlan {
         checkpoints,
         latest,
         by_time,
+        backups,
     }
 }
 
@@ -163,9 +218,11 @@ fn label(catalog: &Catalog, id: CheckpointId) -> OsString {
 
 /// A time in UTC, to the second.
 pub fn rfc3339(time: SystemTime) -> String {
+    jiff::Timestamp::from_second(second(time)).unwrap_or_default().to_string()
+}
+
+/// The second since 1970 in which a time lies; 0 where a date cannot tell it.
+pub fn second(time: SystemTime) -> i64 {
     let timestamp = jiff::Timestamp::try_from(time).unwrap_or_default();
-    let seconds = jiff::Timestamp::from_second(
-        timestamp.as_nanosecond().div_euclid(1_000_000_000).try_into().unwrap_or(0),
-    );
-    seconds.unwrap_or_default().to_string()
+    timestamp.as_nanosecond().div_euclid(1_000_000_000).try_into().unwrap_or(0)
 }

@@ -115,7 +115,10 @@ fn gather(tree: &Tree, folder: Ino, path: &Path, all: &mut Everything) {
                 gather(tree, entry.ino, &path, all);
                 Thing::Folder
             }
-            NodeKind::Link => Thing::Link(tree.link_target(entry.ino).expect("a link").into()),
+            NodeKind::Link => {
+                let target = tree.link_target(entry.ino).expect("a link");
+                Thing::Link(target.into_owned().into())
+            }
             NodeKind::File => {
                 let size = tree.attr(entry.ino).expect("attributes").size;
                 let size = usize::try_from(size).expect("a small disk");

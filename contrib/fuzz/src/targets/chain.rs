@@ -1,6 +1,7 @@
 //! Any bytes as a folder with an image, what it stands on, and a sidecar: put together by the
 //! program's own rules, each restore point reads as its layers laid on each other one by one.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -148,12 +149,13 @@ fn check_folder(tree: &Tree, folder: Ino, depth: usize) {
         match entry.kind {
             NodeKind::Folder => check_folder(tree, entry.ino, depth + 1),
             NodeKind::Link => {
-                let target = Path::new(tree.link_target(entry.ino).expect("a link"));
-                let (up, target) = match target.strip_prefix("..") {
-                    Ok(target) => (tree.parent(folder).expect("a parent"), target),
-                    Err(_) => (folder, target),
+                let target = tree.link_target(entry.ino).expect("a link");
+                let step = |at: Ino, part: &OsStr| match part.as_encoded_bytes() {
+                    b".." => tree.parent(at),
+                    _ => tree.lookup(at, part),
                 };
-                assert!(tree.lookup(up, target.as_os_str()).is_some(), "a dead link {target:?}");
+                let end = Path::new(&*target).iter().try_fold(folder, step);
+                assert!(end.is_some(), "a dead link {target:?}");
             }
             NodeKind::File => match tree.open(entry.ino).expect("a file") {
                 Opened::Image(image) => assert_eq!(image.size(), attr.size),
