@@ -29,6 +29,7 @@ use log::{Level, debug, error};
 use crate::errno::errno;
 use crate::error::Error;
 use crate::fault_log;
+use crate::tree::xattrs::PREFIX;
 use crate::tree::{Attr, Ino, NodeKind, Opened, Tree};
 use attributes::{BLOCK_SIZE, file_attr, file_type, lifetime, nothing};
 use content::Target;
@@ -121,6 +122,15 @@ impl View {
         if fault_log::admits(Level::Error, fault.file().unwrap_or(Path::new(""))) {
             error!("{}: {request}: {fault}", self.path(ino).display());
         }
+    }
+}
+
+/// Answers a question for bytes: how many there are, where the asker has no room yet.
+fn answer(reply: ReplyXattr, room: u32, bytes: &[u8]) {
+    match u32::try_from(bytes.len()) {
+        Ok(len) if room == 0 => reply.size(len),
+        Ok(len) if len <= room => reply.data(bytes),
+        _ => reply.error(Errno::ERANGE),
     }
 }
 
@@ -420,16 +430,23 @@ impl Filesystem for View {
     fn getxattr(
         &self,
         _request: &Request,
-        _ino: INodeNo,
-        _name: &OsStr,
-        _size: u32,
+        ino: INodeNo,
+        name: &OsStr,
+        size: u32,
         reply: ReplyXattr,
     ) {
-        reply.error(Errno::NO_XATTR);
+        // The kernel asks for others with every `ls -l`.
+        let ours = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
+        match ours.and_then(|name| self.live.tree().xattr(Ino(ino.0), name)) {
+            Some(value) => answer(reply, size, value.as_bytes()),
+            None => reply.error(Errno::NO_XATTR),
+        }
     }
 
-    fn listxattr(&self, _request: &Request, _ino: INodeNo, size: u32, reply: ReplyXattr) {
-        if size == 0 { reply.size(0) } else { reply.data(&[]) }
+    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let names = self.live.tree().xattr_names(Ino(ino.0));
+        let names: String = names.iter().flat_map(|name| [PREFIX, name, "\0"]).collect();
+        answer(reply, size, names.as_bytes());
     }
 
     fn ioctl(

@@ -215,6 +215,43 @@ fn a_view_lists_no_more_names_than_the_source_does() {
     mount.unmount();
 }
 
+/// The files beneath a folder of which `nobody` is told extended attributes, or their names alone.
+fn with_attributes(folder: &Path) -> BTreeSet<PathBuf> {
+    let dump = |how: &[&str]| {
+        let all = Run::new("getfattr").args(["-Rh", "--absolute-names", "--match=-"]);
+        all.args(how).arg(folder).user(User::Ordinary).outcome().text()
+    };
+    let dumped = dump(&[]) + &dump(&["--dump"]);
+    dumped.lines().filter_map(|line| line.strip_prefix("# file: ")).map(PathBuf::from).collect()
+}
+
+#[test]
+fn extended_attributes_tell_nobody_more_than_he_may_read() {
+    if !root_or_skip("extended_attributes_tell_nobody_more_than_he_may_read") {
+        return;
+    }
+    let shared = Shared::new();
+    shared.image("open.qcow2", None, 0o644);
+    shared.image("shut.qcow2", None, 0o600);
+    shared.image("over.qcow2", Some("shut.qcow2"), 0o644);
+    shared.image("broken.qcow2", Some("gone.qcow2"), 0o600);
+    shared.image("known.qcow2", Some("gone.qcow2"), 0o644);
+    shared.folder("within", 0o711);
+    shared.image("within/open.qcow2", None, 0o644);
+    let mount = shared.mount();
+    let open = ["known.qcow2/known.qcow2/error.txt", "open.qcow2/open.qcow2/disk.img"];
+    assert_eq!(with_attributes(mount.point()), BTreeSet::from(open.map(|path| mount.path(path))));
+    // The folder that he cannot list, he can pass.
+    let within = mount.path("within/open.qcow2/open.qcow2/disk.img");
+    assert_eq!(with_attributes(&within).len(), 1);
+    for shut in ["shut.qcow2/shut.qcow2", "shut.qcow2/over.qcow2"] {
+        assert!(mount.path(shut).join("disk.img").exists());
+        assert_eq!(with_attributes(&mount.path(shut)).len(), 0, "{shut}");
+        assert_eq!(with_attributes(&mount.path(shut).join("disk.img")).len(), 0, "{shut}");
+    }
+    mount.unmount();
+}
+
 #[test]
 fn a_source_that_cannot_be_reached_lists_nothing() {
     if !root_or_skip("a_source_that_cannot_be_reached_lists_nothing") {

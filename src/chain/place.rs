@@ -61,6 +61,18 @@ pub enum TimeBasis {
     Mtime,
 }
 
+impl TimeBasis {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Declared => "declared",
+            Self::Name => "name",
+            Self::Metadata => "metadata",
+            Self::Mtime => "mtime",
+        }
+    }
+}
+
 /// The disk that an image belongs to: a folder of the view.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DiskKey {

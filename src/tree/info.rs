@@ -151,7 +151,7 @@ impl InfoFile {
     }
 
     /// Without the lists of what lies below.
-    fn alone(catalog: &Catalog, plan: &Plan, id: CheckpointId, images: &Images) -> Self {
+    pub(super) fn alone(catalog: &Catalog, plan: &Plan, id: CheckpointId, images: &Images) -> Self {
         let mut info = Info::new(catalog, plan, id);
         let allocated = images.shown(catalog, id).ok().map(|image| image.allocated());
         let loss = loss::of(catalog, images, id);

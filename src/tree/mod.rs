@@ -19,6 +19,7 @@ pub mod plan;
 pub mod select;
 pub mod settle;
 pub mod times;
+pub mod xattrs;
 
 mod build;
 mod children;
@@ -327,8 +328,11 @@ impl Tree {
     }
 
     fn info_size(&self, id: CheckpointId) -> u64 {
-        let sizes = self.info_sizes.get_or_init(|| info::Sizes::new(&self.catalog));
-        sizes.of(&self.catalog, &self.plan, id, &self.images)
+        self.info_sizes().of(&self.catalog, &self.plan, id, &self.images)
+    }
+
+    fn info_sizes(&self) -> &info::Sizes {
+        self.info_sizes.get_or_init(|| info::Sizes::new(&self.catalog))
     }
 
     fn info_text(&self, id: CheckpointId) -> Vec<u8> {

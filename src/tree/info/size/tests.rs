@@ -99,3 +99,35 @@ fn asking_for_all_sizes_of_a_chain_lists_each_file_a_few_times() {
     let listed = LISTED.get() - before;
     assert!(listed <= 6 * files.len(), "{listed} files listed for {} sizes", 3 * files.len());
 }
+
+/// Each disk, and each `error.txt`, beneath a folder.
+fn told(tree: &Tree, folder: Ino, found: &mut Vec<Ino>) {
+    for entry in tree.entries(folder).unwrap_or_default() {
+        if entry.name == OsStr::new("disk.img") || entry.name == OsStr::new("error.txt") {
+            found.push(entry.ino);
+        }
+        told(tree, entry.ino, found);
+    }
+}
+
+#[test]
+fn names_of_attributes_are_those_that_have_a_value_and_are_told_without_the_chain() {
+    let (_folder, tree, files) = tree_of(400);
+    let mut disks = Vec::new();
+    told(&tree, Ino::ROOT, &mut disks);
+    assert_eq!(disks.len(), files.len());
+    let before = LISTED.get();
+    let names: Vec<_> = disks.iter().map(|ino| tree.xattr_names(*ino)).collect();
+    let listed = LISTED.get() - before;
+    assert!(listed <= 3 * disks.len(), "{listed} files listed for {} disks", disks.len());
+    for (ino, names) in disks.iter().zip(&names) {
+        for name in ["name", "reason", "parent", "known_bytes", "chain", "evidence", "warnings"] {
+            assert_eq!(tree.xattr(*ino, name).is_some(), names.contains(&name), "{name}");
+        }
+    }
+    let with = |name| names.iter().filter(|names| names.contains(&name)).count();
+    assert_eq!(with("chain"), disks.len());
+    assert_eq!([with("reason"), with("known_bytes")], [3, 3], "three are broken");
+    assert!(with("warnings") > 1 && with("warnings") < 10, "{}", with("warnings"));
+    assert!(with("evidence") > 399 && with("evidence") < disks.len());
+}
