@@ -59,7 +59,9 @@ fn noise(mib: usize) -> TempDir {
 
 /// Starts a restore that takes a while, and returns when its partial file is there.
 fn begin(source: &Path, folder: &Path) -> (Child, PathBuf) {
-    let run = Run::qcowfs().args(["restore", "-O", "qcow2", "--compress"]);
+    // Whoever runs the tests with nohup or in the background has some signals ignored.
+    let run = Run::new("env").arg("--default-signal").arg(env!("CARGO_BIN_EXE_qcowfs"));
+    let run = run.args(["restore", "-O", "qcow2", "--compress"]);
     let child = run.arg(source).arg("@latest").arg(folder.join("copy.qcow2")).start();
     let partial = folder.join(format!(".copy.qcow2.qcowfs-partial-{}", child.id()));
     let begun = || partial.metadata().is_ok_and(|stat| stat.len() > 0);
