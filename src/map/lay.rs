@@ -1,14 +1,16 @@
 //! Laying the next rank's words onto a region's history.
 
+use std::mem;
 use std::ops::Range;
 
 use super::history::{Directory, PageRef, RegionHistory, capacity};
 use super::overlay::{Laid, Live, LiveList, overlay};
 use super::page::{Page, births};
 
-/// What becomes of one page.
+/// What becomes of one page that the words reach.
 struct Step {
-    at: PageRef,
+    /// Its place in the directory.
+    index: usize,
     old: Vec<Live>,
     new: Vec<Live>,
     fate: Fate,
@@ -16,8 +18,6 @@ struct Step {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    /// Nothing changes.
-    Stays,
     /// The change fits in.
     Changes,
     /// Its newest version moves to fresh pages, together with that of its neighbours which do.
@@ -37,7 +37,7 @@ impl RegionHistory {
             return self.lay_first(version, laid);
         };
         let mut steps = self.plan(newest, laid);
-        fill_thin_pages(&mut steps);
+        fill_thin_pages(&mut steps, newest.pages.len());
         self.perform(version, steps);
     }
 
@@ -50,51 +50,68 @@ impl RegionHistory {
         }
     }
 
+    /// The pages that change. An increment reaches few of many: the others are not looked at.
     fn plan(&self, newest: &Directory, laid: &[Laid]) -> Vec<Step> {
         let capacity = capacity(newest.pages.len());
-        let pages = newest.pages.iter().zip(self.listed(&newest.pages));
-        pages
-            .map(|(at, (page, range))| {
-                let parts = overlapping(laid, &range);
-                let old = if parts.is_empty() { Vec::new() } else { page.newest() };
-                let new = overlay(&old, range, parts);
-                if parts.is_empty() || old == new {
-                    return Step { at: *at, old: Vec::new(), new: Vec::new(), fate: Fate::Stays };
-                }
+        let mut steps = Vec::new();
+        let mut from = 0;
+        while let Some(index) = next_reached(newest, from, laid) {
+            from = index + 1;
+            let pages = newest.pages.get(index..).unwrap_or_default();
+            let Some((page, range)) = self.listed(pages).next() else { break };
+            let old = page.newest();
+            let new = overlay(&old, range.clone(), overlapping(laid, &range));
+            if old != new {
                 let full = page.len() + births(&old, &new).count() > capacity;
                 let fate = if full { Fate::Moves } else { Fate::Changes };
-                Step { at: *at, old, new, fate }
-            })
-            .collect()
+                steps.push(Step { index, old, new, fate });
+            }
+        }
+        steps
     }
 
     fn perform(&mut self, version: u32, steps: Vec<Step>) {
-        let half = capacity(steps.len()) / 2;
+        let Some(newest) = self.directories.last() else { return };
+        let half = capacity(newest.pages.len()) / 2;
         let moves = steps.iter().any(|step| step.fate == Fate::Moves);
-        let mut listed = Vec::new();
+        // Only where pages move there is another list of them.
+        let earlier = if moves { newest.pages.clone() } else { Box::default() };
+        let mut listed = Vec::with_capacity(earlier.len());
         let mut moving = LiveList::default();
+        let mut next = 0;
         for step in steps {
-            let page = usize::try_from(step.at.page).ok().and_then(|at| self.pages.get_mut(at));
+            let stay = earlier.get(next..step.index).unwrap_or_default();
+            if !stay.is_empty() {
+                listed.extend(self.fresh_pages(version, &mem::take(&mut moving).into_vec(), half));
+                listed.extend(stay);
+            }
+            next = step.index + 1;
             if step.fate == Fate::Moves {
+                if let Some(page) = self.newest_page(step.index) {
+                    page.close();
+                }
                 step.new.into_iter().for_each(|live| moving.push(live));
-                page.map(Page::close);
                 continue;
             }
-            if step.fate == Fate::Changes
-                && let Some(page) = page
-            {
+            if let Some(page) = self.newest_page(step.index) {
                 page.change(version, &step.old, &step.new);
             }
             if moves {
-                let moved = std::mem::take(&mut moving).into_vec();
-                listed.extend(self.fresh_pages(version, &moved, half));
-                listed.push(step.at);
+                listed.extend(self.fresh_pages(version, &mem::take(&mut moving).into_vec(), half));
+                listed.extend(earlier.get(step.index));
             }
         }
         if moves {
             listed.extend(self.fresh_pages(version, &moving.into_vec(), half));
+            listed.extend(earlier.get(next..).unwrap_or_default());
             self.directories.push(Directory { from: version, pages: listed.into() });
         }
+    }
+
+    /// A page of the newest directory, by its place there.
+    fn newest_page(&mut self, index: usize) -> Option<&mut Page> {
+        let at = self.directories.last()?.pages.get(index)?;
+        self.pages.get_mut(usize::try_from(at.page).ok()?)
     }
 
     /// Spreads `live` evenly over new pages of at most `most` entries each.
@@ -123,20 +140,26 @@ fn overlapping<'a>(laid: &'a [Laid], range: &Range<u32>) -> &'a [Laid] {
     laid.get(first..end).unwrap_or_default()
 }
 
+/// The first page, at or after `from` in a directory, that one of `laid` reaches into.
+fn next_reached(directory: &Directory, from: usize, laid: &[Laid]) -> Option<usize> {
+    let start = directory.pages.get(from)?.start;
+    let next = laid.get(laid.partition_point(|part| part.range.end <= start))?;
+    let after = directory.pages.partition_point(|page| page.start <= next.range.start);
+    Some(after.saturating_sub(1).max(from))
+}
+
 /// A page left with little is put together with a neighbour that changes too. One whose
 /// neighbours stay is left alone: what it costs was paid for when it was filled.
-fn fill_thin_pages(steps: &mut [Step]) {
-    let thin = capacity(steps.len()) / 8;
+fn fill_thin_pages(steps: &mut [Step], pages: usize) {
+    let thin = capacity(pages) / 8;
     for at in 0..steps.len() {
-        let is_thin = |step: &Step| step.fate != Fate::Stays && step.new.len() < thin;
-        if !steps.get(at).is_some_and(is_thin) {
-            continue;
-        }
-        let neighbours = [at.checked_sub(1), Some(at + 1)];
-        let changing = neighbours
-            .into_iter()
-            .flatten()
-            .find(|&other| steps.get(other).is_some_and(|neighbour| neighbour.fate != Fate::Stays));
+        let Some(step) = steps.get(at).filter(|step| step.new.len() < thin) else { continue };
+        let index = step.index;
+        let beside = |other: usize| {
+            let neighbour = steps.get(other)?;
+            (neighbour.index.abs_diff(index) == 1).then_some(other)
+        };
+        let changing = at.checked_sub(1).and_then(beside).or_else(|| beside(at + 1));
         for moving in changing.map(|other| [at, other]).into_iter().flatten() {
             if let Some(step) = steps.get_mut(moving) {
                 step.fate = Fate::Moves;

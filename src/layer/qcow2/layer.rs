@@ -21,6 +21,9 @@ use crate::fault_log;
 use crate::layer::{Layer, Reserved};
 use crate::source::{Hold, Source};
 
+/// An entry of an L2 table that maps nothing; its word is the same at every cluster.
+const EMPTY: [u8; 8] = [0; 8];
+
 /// The active disk of an image, or that of one of its snapshots.
 #[derive(Debug)]
 pub struct Qcow2Layer {
@@ -166,14 +169,17 @@ impl Qcow2Layer {
     fn say_standard(&self, entries: &[u8], end: u64, words: &mut Words, faults: &mut Faults) {
         let size = self.decoder.geometry.cluster_size();
         let mut cluster = words.next() - words.next() % size;
-        for entry in entries.as_chunks().0 {
+        // Of an increment's tables nearly all is nothing: what is alike is said in one go.
+        for run in entries.as_chunks::<8>().0.chunk_by(|a, b| *a == EMPTY && *b == EMPTY) {
+            let run_end = cluster + run.len() as u64 * size;
+            let Some(entry) = run.first() else { continue };
             let word = self.decoder.cluster(u64::from_be_bytes(*entry), cluster);
             if let Word::Bad(fault) = word {
                 faults.count(fault, cluster);
             }
             let inside = words.next() - cluster;
-            words.push_until((cluster + size).min(end), advance(word, inside));
-            cluster += size;
+            words.push_until(run_end.min(end), advance(word, inside));
+            cluster = run_end;
         }
     }
 
