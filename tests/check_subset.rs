@@ -15,6 +15,7 @@ mod common;
 use std::path::Path;
 
 use common::content::index;
+use common::run::scratch;
 use common::{Case, Run};
 use serde_json::Value;
 
@@ -64,4 +65,14 @@ fn damage_elsewhere_does_not_count_and_what_it_spoils_is_told() {
     assert_eq!(check(&source, &["vm-root.qcow2@latest"]).0, Some(1));
     let text = Run::qcowfs().args(["check", "-q"]).arg(&source).arg(INC).outcome().text();
     assert!(text.contains("1 file checked, 1 damaged, 2 of 8 restore points spoiled"), "{text}");
+}
+
+/// An empty folder is what a file system that is not mounted leaves: no success for a timer.
+#[test]
+fn a_source_without_a_backup_is_no_success() {
+    let folder = scratch();
+    std::fs::write(folder.path().join("notes.txt"), "no backup").unwrap();
+    let outcome = Run::qcowfs().arg("check").arg(folder.path()).outcome();
+    assert_eq!(outcome.code, Some(1), "{}", outcome.text());
+    assert!(outcome.stderr.contains("no backup was found"), "{}", outcome.stderr);
 }

@@ -71,12 +71,18 @@ def in_turns(subjects, run):
     return subjects[run % len(subjects):] + subjects[:run % len(subjects)]
 
 
-def chains():
+def make_chain():
+    if os.path.exists("chain"):
+        return
     chain_data.chain("chain", MIB, max(DEPTHS), CLUSTERS)
     for number in range(max(DEPTHS) + 1):
         warm(f"chain/disk.{number}.qcow2")
     warm("chain.raw")
     check_chain()
+
+
+def chains():
+    make_chain()
     for depth in DEPTHS:
         image = os.path.abspath(f"chain/disk.{depth}.qcow2")
         subjects = [Ours, StorageDaemon, Nbd] + ([QcowMount, RawFile] if depth == 0 else [])
@@ -85,9 +91,15 @@ def chains():
             for make in in_turns(subjects, run):
                 source = os.path.abspath("chain.raw") if make is RawFile else image
                 measure_reads(group, make(), source)
+
+
+def first_bytes():
+    make_chain()
+    for depth in DEPTHS:
+        image = os.path.abspath(f"chain/disk.{depth}.qcow2")
         for run in range(RUNS):
             for make in in_turns([Ours, StorageDaemon, Nbd], run):
-                measure_first_byte(group, make(), image)
+                measure_first_byte(f"depth {depth}", make(), image)
 
 
 def check_chain():
@@ -320,8 +332,8 @@ def memory():
         record("fragmented 1 TiB", "memory, peak", ours.name, "MiB", ours.memory())
 
 
-GROUPS = {"chain": chains, "packed": packed, "raw": raw, "sparse": sparse, "files": files,
-          "scale": scale, "memory": memory}
+GROUPS = {"chain": chains, "first": first_bytes, "packed": packed, "raw": raw, "sparse": sparse,
+          "files": files, "scale": scale, "memory": memory}
 try:
     for name, group in GROUPS.items():
         if not ONLY or any(word in name for word in ONLY):

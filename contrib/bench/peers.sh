@@ -14,7 +14,7 @@
 #   QCOWFS_BENCH_SECONDS=2    time of each random read
 #   QCOWFS_BENCH_DISKS="100 1000"  disks of 100 checkpoints in a source
 #   QCOWFS_BENCH_ONLY=WORDS   only groups of work whose names hold one of these words:
-#                             chain packed raw sparse files scale memory
+#                             chain first packed raw sparse files scale memory
 #   QCOWFS_NO_INSTALL=1       install nothing; a missing tool is an error
 set -euo pipefail
 

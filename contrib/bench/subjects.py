@@ -101,7 +101,9 @@ class Ours(Subject):
     @staticmethod
     def find(folder, image):
         # One disk, named by its base; a checkpoint is named by its file.
-        found = glob.glob(f"{folder}/**/{os.path.basename(image)}/disk.img", recursive=True)
+        # Not by walking: who lists a restore point has its partition table read.
+        name = os.path.basename(image)
+        found = glob.glob(f"{folder}/*/{name}/disk.img")
         if len(found) != 1:
             raise Failed(f"qcowfs shows {found} for {image}")
         return found[0]

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use log::error;
 
 use super::AllowedRoots;
 use super::logging::Verbosity;
@@ -34,7 +35,7 @@ Examples:
 
 Exit codes:
   0  nothing is damaged (there may be warnings)
-  1  something is damaged, or a chain is not whole; or the source cannot be read
+  1  something is damaged, or a chain is not whole; or the source cannot be read, or has no backup
   2  wrong usage
 
 JSON: {\"files\": [{\"path\", \"kind\", \"state\": \"ok\" | \"damaged\" | \"warning\",
@@ -80,7 +81,14 @@ pub(super) fn run(args: &CheckArgs, verbosity: Verbosity) -> Result<ExitCode> {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {}
         other => other.map_err(|e| Error::io("standard output", e))?,
     }
-    Ok(if report.is_damaged() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    // Whoever checks every night must hear of a file system that is not mounted.
+    let is_empty = report.summary.files == 0;
+    if is_empty {
+        let source = args.source.display();
+        error!("{source}: no backup was found: is the path right, and its file system mounted?");
+    }
+    let is_bad = report.is_damaged() || is_empty;
+    Ok(if is_bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// A bar on the standard error, or one that shows nothing where nobody would see it.

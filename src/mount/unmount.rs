@@ -127,7 +127,8 @@ fn check_ours(path: &Path, mount: &Mount) -> Result<()> {
 fn busy(path: &Path) -> String {
     let path = path.display();
     format!(
-        "{path}: busy: `fuser -vm {path}` or `lsof {path}` shows who uses it; \
-         `qcowfs umount --lazy {path}` detaches it all the same"
+        "{path}: busy: `fuser -vm {path}` or `lsof {path}` shows who uses it, `losetup -a` which \
+         loop devices do (unmount or detach these first); `qcowfs umount --lazy {path}` detaches it \
+         all the same"
     )
 }

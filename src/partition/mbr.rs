@@ -141,8 +141,8 @@ fn follow(disk: &mut Reader<'_>, container: Record, next: &mut u16, found: &mut 
     }
 }
 
-/// Bytes in a sector: 512, unless only sectors of 4096 bytes lead to something that is known, and
-/// all partitions fit on the disk so.
+/// Bytes in a sector: 512, unless only sectors of 4096 bytes lead to something that is known, in a
+/// partition that is whole then. Another one may go past the end: disks are cut.
 fn sector_of(disk: &mut Reader<'_>, records: &Records) -> u64 {
     let [usual, large] = SECTORS;
     let leads = |disk: &mut Reader<'_>, sector: u64| {
@@ -152,11 +152,11 @@ fn sector_of(disk: &mut Reader<'_>, records: &Records) -> u64 {
                 let table = disk.read(start, 512).ok();
                 return table.is_some_and(|table| Records::parse(&table).is_some());
             }
-            let end = (start + u64::from(record.sectors) * sector).min(disk.size());
-            end > start && content::glance(disk, &(start..end), None).is_some()
+            let end = start + u64::from(record.sectors) * sector;
+            let is_whole = sector == usual || end <= disk.size();
+            let range = start..end.min(disk.size());
+            is_whole && !range.is_empty() && content::glance(disk, &range, None).is_some()
         })
     };
-    let end = |record: Record| (u64::from(record.start) + u64::from(record.sectors)) * large;
-    let fit = records.used().all(|(_, record)| end(record) <= disk.size());
-    if fit && !leads(disk, usual) && leads(disk, large) { large } else { usual }
+    if !leads(disk, usual) && leads(disk, large) { large } else { usual }
 }

@@ -237,6 +237,17 @@ fn overlapping_partitions_are_shown_with_a_warning() {
 }
 
 #[test]
+fn a_disk_of_large_sectors_that_was_cut_keeps_its_sectors() {
+    let mut disk = Disk::new();
+    disk.put(100 * 4096, b"XFSB");
+    disk.table(0, 512, &[(0x83, 100, 1000), (0x83, 1100, 1 << 20)]);
+    let found = disk.find().partitions;
+    let first = found.list.first().map(|p| (p.number, p.range.start / 4096, p.range.end / 4096));
+    assert_eq!((first, found.list.len()), (Some((1, 100, 1100)), 1));
+    assert_ne!(disk.warnings(), "", "nothing tells of the second one");
+}
+
+#[test]
 fn sectors_that_would_take_a_partition_past_the_end_are_not_taken() {
     let mut disk = Disk::new();
     // Nothing is known of what it holds; where it began in large sectors is something that is.

@@ -21,7 +21,7 @@ pub const PREFIX: &str = "user.qcowfs.";
 const LONGEST: usize = 64 << 10;
 /// Room for the line that counts what is left out.
 const COUNT: usize = 32;
-/// Those with a line for each file of the chain, or several.
+/// Those with a line for each file of the chain, or several: for who asks by name.
 const LISTS: [&str; 3] = ["chain", "evidence", "warnings"];
 
 impl Tree {
@@ -37,26 +37,13 @@ impl Tree {
         told.0.into_iter().find(|(known, _)| *known == name).map(|(_, value)| value)
     }
 
-    /// The names of all extended attributes of a node, without [`PREFIX`].
+    /// The names of the extended attributes of a node, without [`PREFIX`]. Not those of [`LISTS`]:
+    /// programs that copy attributes take what is listed, and the file systems that they copy to
+    /// have room for a few KiB (ext4: 4 KiB for all of them).
     pub fn xattr_names(&self, ino: Ino) -> Vec<&'static str> {
-        let names = || {
-            let (id, partition) = self.told_of(ino)?;
-            let file = self.alone(id);
-            let told = Told::of(&file, partition)?;
-            let warnings = !file.info.warnings.is_empty()
-                || self.info_sizes().has_warnings_below(&self.catalog, id);
-            // Whatever stands on something has evidence of its own.
-            let lists = LISTS.into_iter().zip([true, !file.info.evidence.is_empty(), warnings]);
-            let lists = lists.filter(|(_, is_any)| *is_any);
-            Some(
-                told.0
-                    .into_iter()
-                    .map(|(name, _)| name)
-                    .chain(lists.map(|(name, _)| name))
-                    .collect(),
-            )
-        };
-        names().unwrap_or_default()
+        let told = self.told_of(ino);
+        let told = told.and_then(|(id, partition)| Told::of(&self.alone(id), partition));
+        told.map_or_else(Vec::new, |told| told.0.into_iter().map(|(name, _)| name).collect())
     }
 
     /// The restore point that a file belongs to, and as which partition of its disk; 0: as none.

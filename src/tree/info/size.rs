@@ -96,11 +96,6 @@ impl Sizes {
         rest + lists.evidence.size() + lists.warnings.size() + lists.chain.size()
     }
 
-    /// Whether the `info.json` of a checkpoint has warnings of what it stands on.
-    pub fn has_warnings_below(&self, catalog: &Catalog, id: CheckpointId) -> bool {
-        self.beneath(catalog, id).warnings.bytes > 0
-    }
-
     /// What all below a checkpoint add to its lists.
     fn beneath(&self, catalog: &Catalog, id: CheckpointId) -> Lists {
         match &catalog.checkpoint(id).parent {
