@@ -7,6 +7,8 @@ import signal
 import subprocess
 import time
 
+import timing
+
 LIMIT = 60
 
 
@@ -89,8 +91,8 @@ class Ours(Subject):
 
     def mount(self, source, *options):
         folder = self.new_folder()
-        subprocess.run([self.program, "mount", "-q", *options, source, folder], check=True,
-                       timeout=LIMIT, stderr=subprocess.DEVNULL)
+        timing.command([self.program, "mount", "-q", *options, source, folder], LIMIT,
+                       stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         return folder
 
     def start(self, image, size):
