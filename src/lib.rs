@@ -23,6 +23,7 @@
 //! | [`error`]  | what can go wrong                                                            |
 //! | `fault_log` | how much of it goes to the log                                              |
 //! | [`hits`]   | how often a cache had what was asked for                                     |
+//! | `workers`  | the same work on many things, by several threads                             |
 //! | `sys`      | the system calls that take `unsafe`, which is written nowhere else           |
 //!
 //! # The way of a read
@@ -51,3 +52,4 @@ pub mod source;
 mod sys;
 pub mod tree;
 pub mod view;
+mod workers;

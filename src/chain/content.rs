@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::found::is_in_use;
 use crate::error::{Defect, Result};
 use crate::layer::qcow2::{Header, Snapshot, is_qcow2, read_bitmaps, read_snapshots};
 use crate::layer::stream::{self, Index, StreamMeta};
@@ -70,25 +71,45 @@ impl QcowFacts {
     }
 }
 
-pub(super) fn look_into(file: &LocalFile, declared: Option<DeclaredFormat>) -> Result<Content> {
-    let mut start = [0; 512];
+/// A file that was opened, and what was seen in it.
+pub(super) struct Looked {
+    pub(super) source: LocalFile,
+    pub(super) content: Content,
+    /// What a user should know of a declaration that its bytes contradict.
+    pub(super) warning: Option<&'static str>,
+    pub(super) is_in_use: bool,
+}
+
+impl Looked {
+    /// Looks into a file of which `format` is declared.
+    pub(super) fn into(source: LocalFile, format: Option<DeclaredFormat>) -> Self {
+        let content =
+            look_into(&source, format).unwrap_or_else(|e| Content::Unreadable(e.to_string()));
+        let is_declared = format == Some(DeclaredFormat::Raw) && source.path().is_relative();
+        let warning = if is_declared { contradicted(&source) } else { None };
+        Self { is_in_use: is_in_use(&source), source, content, warning }
+    }
+}
+
+fn look_into(file: &LocalFile, declared: Option<DeclaredFormat>) -> Result<Content> {
+    let mut start = vec![0; Header::FIRST_READ];
     let got = file.read_at(0, &mut start)?;
-    let start = start.get(..got).unwrap_or_default();
+    start.truncate(got);
     match declared {
         Some(DeclaredFormat::Raw) => return Ok(Content::Plain),
-        None if stream::is_stream(start) => {
+        None if stream::is_stream(&start) => {
             return Ok(Content::Stream(Arc::new(stream_facts(file)?)));
         }
-        None if !is_qcow2(start) => {
-            return Ok(foreign(start).map_or(Content::Plain, Content::Foreign));
+        None if !is_qcow2(&start) => {
+            return Ok(foreign(&start).map_or(Content::Plain, Content::Foreign));
         }
         Some(DeclaredFormat::Qcow2) | None => {}
     }
-    Ok(Content::Qcow2(Arc::new(qcow_facts(file)?)))
+    Ok(Content::Qcow2(Arc::new(qcow_facts(file, start)?)))
 }
 
 /// What to say of a file that is declared to be raw and begins like something else.
-pub(super) fn contradicted(file: &LocalFile) -> Option<&'static str> {
+fn contradicted(file: &LocalFile) -> Option<&'static str> {
     let mut start = [0; 512];
     let got = file.read_at(0, &mut start).ok()?;
     let start = start.get(..got)?;
@@ -106,8 +127,8 @@ fn stream_facts(file: &LocalFile) -> Result<StreamFacts> {
     Ok(StreamFacts { meta, fault })
 }
 
-fn qcow_facts(file: &LocalFile) -> Result<QcowFacts> {
-    let header = Header::read(file)?;
+fn qcow_facts(file: &LocalFile, start: Vec<u8>) -> Result<QcowFacts> {
+    let header = Header::read_on(file, start)?;
     let mut warnings = Vec::new();
     if header.is_corrupt() {
         warnings.push(

@@ -26,6 +26,8 @@ pub struct FoundFile {
     pub warning: Option<&'static str>,
     /// It changes: what its bytes are now they will not be in a moment.
     pub is_being_written: bool,
+    /// Whether a QEMU process had it open for writing when it was looked at.
+    pub is_in_use: bool,
     /// What was seen in it, before anybody said that it is something else.
     pub(super) seen: Seen,
 }
@@ -91,13 +93,9 @@ impl FoundFile {
         self.path.parent().unwrap_or(Path::new(""))
     }
 
-    /// Whether a QEMU process has it open for writing. One that cannot be asked is not.
-    pub fn is_in_use(&self) -> bool {
-        let asked = self.source.as_ref().map_or(Ok(false), |source| source.is_in_use());
-        asked.unwrap_or_else(|e| {
-            log::debug!("cannot tell whether a VM has it open: {e}");
-            false
-        })
+    /// Whether a QEMU process has it open for writing now.
+    pub fn is_in_use_now(&self) -> bool {
+        self.source.as_ref().is_some_and(|source| is_in_use(source))
     }
 
     /// Where the L1 table of a qcow2 image would end, if the file ends before.
@@ -125,6 +123,14 @@ impl FoundFile {
         let name = self.folder().file_name().or_else(|| root.path().file_name());
         name.unwrap_or(OsStr::new("disk")).to_os_string()
     }
+}
+
+/// Whether a QEMU process has a file open for writing. One that cannot be asked is not.
+pub(super) fn is_in_use(source: &LocalFile) -> bool {
+    source.is_in_use().unwrap_or_else(|e| {
+        log::debug!("cannot tell whether a VM has it open: {e}");
+        false
+    })
 }
 
 /// Whether a folder may well be read another time: it is there, and what it lies on does not answer.

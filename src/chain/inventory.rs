@@ -6,21 +6,24 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::content::Looked;
 pub use super::content::{Content, Foreign, QcowFacts, StreamFacts};
-use super::content::{contradicted, look_into};
 pub use super::found::{Before, FoundFile};
 use super::found::{Seen, may_pass};
 use crate::error::{Error, Result};
 use crate::layout::checkpoint_xml::CheckpointXml;
 use crate::layout::sidecar::{self, Declaration, DeclaredFormat, DeclaredParent};
 use crate::source::{
-    EntryKind, FileStat, FoundEntry, LocalFile, LocalFiles, Located, Roots, Source, SourceRoot,
+    EntryKind, FileStat, FoundEntry, LocalFiles, Located, Roots, Source, SourceRoot,
 };
+use crate::workers;
 
 /// Larger sidecars are not sidecars.
 const SIDECAR_LIMIT: u64 = 1 << 20;
 /// Deeper folders are not looked into.
 const FOLDER_DEPTH: usize = 64;
+/// Files that are looked into at the same time: on a slow source each look is a wait.
+const MOST_LOOKERS: usize = 8;
 
 /// A file of the inventory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -94,17 +97,9 @@ impl Inventory {
             skipped: Vec::new(),
             refused: HashMap::new(),
         };
-        let mut found = inventory.walk(before)?;
-        // Of two declarations of a file the one nearer to it counts: it comes later.
-        found.sort_by(|(a, _), (b, _)| {
-            (a.components().count(), a).cmp(&(b.components().count(), b))
-        });
-        for (path, entry) in &found {
-            inventory.read_sidecar(path, entry)?;
-        }
-        for (path, entry) in found {
-            inventory.look_at(path, &entry, before);
-        }
+        let found = inventory.walk(before)?;
+        inventory.read_sidecars(&found)?;
+        inventory.look_at_all(found, before);
         inventory.locate_declared_parents();
         inventory.number();
         Ok(inventory)
@@ -227,7 +222,7 @@ impl Inventory {
             Ok((source, folders)) => {
                 self.folders.extend(folders);
                 self.by_path.insert(path.to_path_buf(), FileId(self.files.len()));
-                self.add(path.to_path_buf(), source, format, before);
+                self.add(path.to_path_buf(), Looked::into(source, format), format, before);
             }
             Err(e) => self.refuse_outside(path, e.to_string()),
         }
@@ -272,40 +267,52 @@ impl Inventory {
         }
     }
 
+    /// All files of the source, in the order of their paths.
     fn walk(&mut self, before: &Before<'_>) -> Result<Vec<(PathBuf, FoundEntry)>> {
         let mut found = Vec::new();
         let root_stat = self.root().stat_folder(Path::new(""))?;
         self.folders.insert(PathBuf::new(), root_stat);
-        let mut pending = vec![PathBuf::new()];
-        while let Some(folder) = pending.pop() {
-            let entries = match self.root().list(&folder) {
-                Ok(entries) => entries,
-                Err(e) if folder.as_os_str().is_empty() => return Err(e),
-                Err(e) if before.earlier.is_some() && may_pass(&e) => return Err(e),
-                Err(e) => {
-                    self.skip_fault(&folder, format!("the folder cannot be read: {e}"));
-                    continue;
-                }
+        let entries = self.root().list(Path::new(""))?;
+        let mut open = vec![(PathBuf::new(), entries.into_iter())];
+        while let Some((folder, entries)) = open.last_mut() {
+            let Some(entry) = entries.next() else {
+                open.pop();
+                continue;
             };
-            for entry in entries {
-                let path = folder.join(&entry.name);
-                match entry.kind {
-                    EntryKind::File => found.push((path, entry)),
-                    EntryKind::Folder if Some(path.as_path()) == before.passed_over => {}
-                    EntryKind::Folder if path.components().count() > FOLDER_DEPTH => {
-                        self.skip(&path, "folders this deep are not looked into");
-                    }
-                    EntryKind::Folder => {
-                        self.folders.insert(path.clone(), entry.stat);
-                        pending.push(path);
-                    }
-                    EntryKind::Link => self.skip(&path, "a symbolic link is never followed"),
-                    EntryKind::Other => self.skip(&path, "neither a file nor a folder"),
-                    EntryKind::Unreadable => self.skip_fault(&path, "it cannot be looked at"),
+            let path = folder.join(&entry.name);
+            match entry.kind {
+                EntryKind::File => found.push((path, entry)),
+                EntryKind::Folder if Some(path.as_path()) == before.passed_over => {}
+                EntryKind::Folder if open.len() > FOLDER_DEPTH => {
+                    self.skip(&path, "folders this deep are not looked into");
                 }
+                EntryKind::Folder => {
+                    self.folders.insert(path.clone(), entry.stat);
+                    match self.root().list(&path) {
+                        Ok(entries) => open.push((path, entries.into_iter())),
+                        Err(e) if before.earlier.is_some() && may_pass(&e) => return Err(e),
+                        Err(e) => {
+                            self.skip_fault(&path, format!("the folder cannot be read: {e}"));
+                        }
+                    }
+                }
+                EntryKind::Link => self.skip(&path, "a symbolic link is never followed"),
+                EntryKind::Other => self.skip(&path, "neither a file nor a folder"),
+                EntryKind::Unreadable => self.skip_fault(&path, "it cannot be looked at"),
             }
         }
         Ok(found)
+    }
+
+    fn read_sidecars(&mut self, found: &[(PathBuf, FoundEntry)]) -> Result<()> {
+        let ending =
+            |path: &Path| matches!(path.extension(), Some(e) if e == "xml" || e == "config");
+        let is_sidecar =
+            |path: &Path| ending(path) || path.file_name() == Some(sidecar::NAME.as_ref());
+        let mut sidecars: Vec<_> = found.iter().filter(|(path, _)| is_sidecar(path)).collect();
+        // Of two declarations of a file the one nearer to it counts: it comes later.
+        sidecars.sort_by_key(|(path, _)| path.components().count());
+        sidecars.into_iter().try_for_each(|(path, entry)| self.read_sidecar(path, entry))
     }
 
     fn read_sidecar(&mut self, path: &Path, entry: &FoundEntry) -> Result<()> {
@@ -347,31 +354,52 @@ impl Inventory {
         Ok(())
     }
 
-    fn look_at(&mut self, path: PathBuf, entry: &FoundEntry, before: &mut Before<'_>) {
-        let declaration = self.declarations.get(&path);
-        if declaration.is_some_and(|declared| declared.ignore) {
-            self.skip(&path, "qcowfs.toml says to ignore it");
-            return;
-        }
-        let format = declaration.and_then(|declared| declared.format);
-        if let Some(same) = before.same(&path, &entry.stat, format) {
-            return self.add_again(same, entry.stat, before);
-        }
-        match self.local.open(&path) {
-            Ok(source) => self.add(path, source, format, before),
-            Err(e) => {
-                let content = Content::Unreadable(e.to_string());
-                self.files.push(FoundFile {
-                    path,
-                    stat: entry.stat,
-                    source: None,
-                    content: content.clone(),
-                    warning: None,
-                    is_being_written: false,
-                    seen: Seen { declared: format, content },
-                });
+    fn look_at_all(&mut self, found: Vec<(PathBuf, FoundEntry)>, before: &mut Before<'_>) {
+        let mut wanted = Vec::new();
+        for (path, entry) in found {
+            let declaration = self.declarations.get(&path);
+            if declaration.is_some_and(|declared| declared.ignore) {
+                self.skip(&path, "qcowfs.toml says to ignore it");
+                continue;
+            }
+            let format = declaration.and_then(|declared| declared.format);
+            match before.same(&path, &entry.stat, format) {
+                Some(same) => {
+                    let stat = self.root().with_acl(&path, &entry.stat);
+                    self.add_again(same, stat, before);
+                }
+                None => wanted.push((path, entry.stat, format)),
             }
         }
+        let looked = workers::map(&wanted, MOST_LOOKERS, |(path, _, format)| {
+            self.local.open(path).map(|source| Looked::into(source, *format))
+        });
+        for ((path, stat, format), looked) in wanted.into_iter().zip(looked) {
+            match looked {
+                Ok(looked) => self.add(path, looked, format, before),
+                Err(e) => self.add_unreadable(path, &stat, format, &e),
+            }
+        }
+    }
+
+    fn add_unreadable(
+        &mut self,
+        path: PathBuf,
+        listed: &FileStat,
+        format: Option<DeclaredFormat>,
+        error: &Error,
+    ) {
+        let content = Content::Unreadable(error.to_string());
+        self.files.push(FoundFile {
+            stat: self.root().with_acl(&path, listed),
+            path,
+            source: None,
+            content: content.clone(),
+            warning: None,
+            is_being_written: false,
+            is_in_use: false,
+            seen: Seen { declared: format, content },
+        });
     }
 
     /// A file that is what it was; its owner and its permissions may be others.
@@ -385,6 +413,7 @@ impl Inventory {
             content: same.seen.content.clone(),
             warning: same.warning,
             is_being_written,
+            is_in_use: same.is_in_use_now(),
             seen: same.seen.clone(),
         });
     }
@@ -392,22 +421,28 @@ impl Inventory {
     fn add(
         &mut self,
         path: PathBuf,
-        source: LocalFile,
+        looked: Looked,
         format: Option<DeclaredFormat>,
         before: &mut Before<'_>,
     ) {
+        let Looked { source, content, warning, is_in_use } = looked;
         if let Some(same) = before.same(&path, source.stat(), format) {
             return self.add_again(same, *source.stat(), before);
         }
         let is_being_written = (before.is_being_written)(&path, source.stat());
-        let content =
-            look_into(&source, format).unwrap_or_else(|e| Content::Unreadable(e.to_string()));
         self.note_foreign(&path, &content);
-        let is_declared = format == Some(DeclaredFormat::Raw) && path.is_relative();
-        let warning = if is_declared { contradicted(&source) } else { None };
         let (stat, source) = (*source.stat(), Some(Arc::new(source)));
         let seen = Seen { declared: format, content: content.clone() };
-        self.files.push(FoundFile { path, stat, source, content, warning, is_being_written, seen });
+        self.files.push(FoundFile {
+            path,
+            stat,
+            source,
+            content,
+            warning,
+            is_being_written,
+            is_in_use,
+            seen,
+        });
     }
 
     /// A disk in a format that is not read.

@@ -23,7 +23,7 @@ pub(super) fn disks(
     let backing = claimed_as_backing(inventory, headers);
     let is_live = |id: FileId, file: &FoundFile| {
         let bitmaps = file.qcow2().map_or(&[][..], |facts| &facts.bitmaps);
-        backing.contains(&id) && (!bitmaps.is_empty() || file.is_outside() && file.is_in_use())
+        backing.contains(&id) && (!bitmaps.is_empty() || file.is_outside() && file.is_in_use)
             || bitmaps.iter().any(|bitmap| {
                 is_tools_bitmap(bitmap)
                     || is_epoch(bitmap)

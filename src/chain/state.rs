@@ -132,7 +132,7 @@ fn unusable(inventory: &Inventory, file: &FoundFile, place: &Place) -> Option<St
         }
         Content::Qcow2(_) | Content::Stream(_) | Content::Plain => {}
     }
-    if file.is_in_use() {
+    if file.is_in_use {
         return Some(
             "a running VM (or another QEMU process) has it open for writing: what is in it \
              changes while it is read; stop the VM, or look at a backup of it"

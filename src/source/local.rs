@@ -75,6 +75,7 @@ impl LocalFiles {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let room = limit.unwrap_or(MOST_DESCRIPTORS).saturating_sub(RESERVED_DESCRIPTORS);
         let half = usize::try_from((room / 2).clamp(8, MOST_DESCRIPTORS)).unwrap_or(8);
+        make_room(half);
         let open = Cache::new(half);
         let (next_id, held) = (AtomicU64::new(0), AtomicUsize::new(0));
         let descriptors = Descriptors { roots, open, next_id, held, most_held: half };
@@ -90,6 +91,14 @@ impl LocalFiles {
         let held = Mutex::new(Weak::new());
         Ok(LocalFile { descriptors, id, path: path.to_path_buf(), stat, held })
     }
+}
+
+/// Lets the process's table of descriptors grow to its size at once: with several threads, the kernel
+/// takes some 10 ms each time that the table gets twice as large.
+fn make_room(descriptors: usize) {
+    let Ok(last) = i32::try_from(descriptors) else { return };
+    // Too few are allowed: then there is less to grow, too.
+    let _grown = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), last);
 }
 
 impl Drop for LocalFile {

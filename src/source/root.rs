@@ -104,7 +104,8 @@ pub struct FoundEntry {
     /// What it is.
     pub kind: EntryKind,
     /// What `stat` says of it (of the link itself, not its target); nothing, and nobody may read
-    /// it, where that is [`EntryKind::Unreadable`].
+    /// it, where that is [`EntryKind::Unreadable`]. Of a file the permission bits alone, which leave
+    /// out its ACL: see [`SourceRoot::with_acl`].
     pub stat: FileStat,
 }
 
@@ -142,7 +143,7 @@ impl SourceRoot {
         &self.above
     }
 
-    /// The entries of a folder (an empty path is the root), in no order. One that cannot be looked
+    /// The entries of a folder (an empty path is the root), by their names. One that cannot be looked
     /// at does not hide the others.
     pub fn list(&self, folder: &Path) -> Result<Vec<FoundEntry>> {
         let fail = |e: rustix::io::Errno| Error::io(self.shown(folder), e);
@@ -169,7 +170,19 @@ impl SourceRoot {
                 }
             }
         }
+        found.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Ok(found)
+    }
+
+    /// What was listed of a file, with its ACL taken into account. Who opens it anyway is told that
+    /// with less work.
+    pub fn with_acl(&self, file: &Path, listed: &FileStat) -> FileStat {
+        let mode = sure_bits(listed.mode, |acl| {
+            let fd = self.openat2(file, OFlags::PATH | OFlags::CLOEXEC)?;
+            let this = format!("/proc/self/fd/{}", fd.as_raw_fd());
+            rustix::fs::getxattr(this, ACL, acl)
+        });
+        FileStat { mode, ..*listed }
     }
 
     /// What `stat` says of a folder (an empty path is the root).
@@ -244,7 +257,7 @@ fn look_at(fd: &OwnedFd, name: &CStr) -> rustix::io::Result<(EntryKind, FileStat
         _ => EntryKind::Other,
     };
     let mut stat = file_stat(&stat);
-    if matches!(kind, EntryKind::File | EntryKind::Folder) {
+    if kind == EntryKind::Folder {
         let this = by_descriptor(fd, name);
         stat.mode = sure_bits(stat.mode, |acl| rustix::fs::lgetxattr(this, ACL, acl));
     }
@@ -337,7 +350,8 @@ mod tests {
             assert_eq!(root.stat_folder(folder).unwrap().mode, mode, "{name}, the folder");
             assert_eq!(root.open_file(&folder.join("f")).unwrap().1.mode, mode, "{name}, the file");
             let listed = root.list(folder).unwrap();
-            assert_eq!(listed[0].stat.mode, mode, "{name}, the listed file");
+            let listed = root.with_acl(&folder.join("f"), &listed[0].stat);
+            assert_eq!(listed.mode, mode, "{name}, the listed file");
             let listed = root.list(Path::new("")).unwrap();
             let listed = listed.iter().find(|entry| entry.name == name).unwrap();
             assert_eq!(listed.stat.mode, mode, "{name}, the listed folder");

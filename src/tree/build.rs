@@ -22,6 +22,9 @@ use crate::chain::catalog::{Catalog, CheckpointId};
 /// Links may be read by everybody who may list their folder.
 pub(super) const LINK: u16 = 0o777;
 
+/// Nodes of the usual restore point: its folder, two files in it, its link in `by-time`.
+const NODES_OF_POINT: usize = 4;
+
 pub(super) fn tree(
     catalog: Catalog,
     caches: &Caches,
@@ -31,13 +34,17 @@ pub(super) fn tree(
 ) -> Tree {
     let plan = Plan::new(&catalog);
     let images = Images::new(&catalog, caches, missing, earlier);
+    let points = catalog.len();
+    if earlier.is_none() {
+        inodes.reserve(points * NODES_OF_POINT);
+    }
     let mut builder = Builder {
         catalog: &catalog,
         images: &images,
         inodes,
-        nodes: HashMap::new(),
+        nodes: HashMap::with_capacity(points * NODES_OF_POINT),
         folders: HashMap::new(),
-        points: HashMap::new(),
+        points: HashMap::with_capacity(points),
         traits: traits(&catalog),
     };
     builder.add_root();

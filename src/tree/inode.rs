@@ -56,6 +56,11 @@ impl Inodes {
         })
     }
 
+    /// Makes room for so many more.
+    pub fn reserve(&mut self, more: usize) {
+        self.given.reserve(more);
+    }
+
     /// Forgets what the numbers stood for that `is_used` does not know. They are not given again.
     pub fn keep(&mut self, is_used: impl Fn(Ino) -> bool) {
         self.given.retain(|_, ino| is_used(*ino));

@@ -15,9 +15,10 @@ pub(super) struct Runs<'a> {
     vm_of: BTreeMap<&'a DiskKey, PathBuf>,
 }
 
-/// The runs that one disk took part in.
+/// The runs that disks took part in, all of them in the same ones: that is the usual case, and
+/// such disks have nothing to tell of each other.
 struct DiskRuns<'a> {
-    disk: &'a DiskKey,
+    disks: BTreeSet<&'a DiskKey>,
     all: BTreeSet<u64>,
     incremental: BTreeSet<u64>,
 }
@@ -45,11 +46,15 @@ impl<'a> Runs<'a> {
             let epoch = |member: &Member| member.name.epoch;
             let increments = members.iter().filter(|member| member.name.level == QmpLevel::Inc);
             let vm = vm_folder(disks, disk);
-            runs.by_vm.entry(vm.clone()).or_default().push(DiskRuns {
-                disk,
-                all: members.iter().map(epoch).collect(),
-                incremental: increments.map(epoch).collect(),
-            });
+            let all: BTreeSet<u64> = members.iter().map(epoch).collect();
+            let incremental: BTreeSet<u64> = increments.map(epoch).collect();
+            let of_vm = runs.by_vm.entry(vm.clone()).or_default();
+            let same =
+                of_vm.iter_mut().find(|of| (&of.all, &of.incremental) == (&all, &incremental));
+            match same {
+                Some(same) => drop(same.disks.insert(disk)),
+                None => of_vm.push(DiskRuns { disks: [disk].into(), all, incremental }),
+            }
             runs.vm_of.insert(disk, vm);
         }
         runs
@@ -57,16 +62,17 @@ impl<'a> Runs<'a> {
 
     /// What the other disks of its VM tell of a disk.
     pub(super) fn beside(&self, disk: &DiskKey) -> Others {
-        let disks = self.vm_of.get(disk).and_then(|vm| self.by_vm.get(vm));
-        let disks = disks.map(Vec::as_slice).unwrap_or_default();
-        let own = disks.iter().find(|runs| runs.disk == disk).map(|runs| &runs.all);
+        let groups = self.vm_of.get(disk).and_then(|vm| self.by_vm.get(vm));
+        let groups = groups.map(Vec::as_slice).unwrap_or_default();
+        let own = groups.iter().find(|runs| runs.disks.contains(disk)).map(|runs| &runs.all);
         let Some((own, (first, last))) =
             own.and_then(|own| Some((own, (own.first()?, own.last()?))))
         else {
             return Others::default();
         };
         // Disks that never took part in the same run are not of the same VM.
-        let others = disks.iter().filter(|runs| runs.disk != disk && !runs.all.is_disjoint(own));
+        let others =
+            groups.iter().filter(|of| !of.disks.contains(disk) && !of.all.is_disjoint(own));
         let theirs: BTreeSet<u64> =
             others.flat_map(|runs| runs.incremental.range(first..=last).copied()).collect();
         let lacking: BTreeSet<u64> = theirs.difference(own).copied().collect();

@@ -13,8 +13,6 @@ use super::table::Geometry;
 use crate::error::{Defect, Result};
 use crate::source::Source;
 
-/// Enough for the header of nearly every image.
-const FIRST_READ: u64 = 4096;
 const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 9..=21;
 /// Below 16 KiB a subcluster would be less than a sector.
 const EXTENDED_L2_CLUSTER_BITS: u32 = 14;
@@ -116,10 +114,19 @@ pub struct BitmapDirectory {
 }
 
 impl Header {
+    /// Bytes from the start of a file that are enough for the header of nearly every image.
+    pub const FIRST_READ: usize = 4096;
+
     /// Reads and parses the header of `file`: 4 KiB of it, or its first cluster where extensions
     /// or the backing file's name go further.
     pub fn read(file: &dyn Source) -> Result<Self> {
-        let mut bytes = read_start(file, FIRST_READ)?;
+        Self::read_on(file, read_start(file, Self::FIRST_READ as u64)?)
+    }
+
+    /// The same, where the beginning of the file was read already: [`Self::FIRST_READ`] bytes, or all
+    /// that there are.
+    pub fn read_on(file: &dyn Source, start: Vec<u8>) -> Result<Self> {
+        let mut bytes = start;
         if Self::bytes_needed(&bytes) > bytes.len() as u64 && (bytes.len() as u64) < file.len() {
             let cluster_bits = RawHeader::from_bytes(&bytes, file.len())
                 .map_or(0, |raw| raw.cluster_bits.min(*CLUSTER_BITS.end()));

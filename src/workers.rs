@@ -1,0 +1,61 @@
+//! The same work on many things, by several threads at once.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use parking_lot::Mutex;
+
+/// What `one` makes of each of `items`, in their order. At most `most` threads take one after the
+/// other, the caller among them; where fewer can be had, those that there are do all.
+pub(crate) fn map<T: Sync, R: Send>(
+    items: &[T],
+    most: usize,
+    one: impl Fn(&T) -> R + Sync,
+) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let all = Mutex::new(Vec::with_capacity(items.len()));
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            let n = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(n) else { break };
+            done.push((n, one(item)));
+        }
+        all.lock().append(&mut done);
+    };
+    thread::scope(|scope| {
+        for _ in 1..most.min(items.len()) {
+            let _none = thread::Builder::new().spawn_scoped(scope, work).is_err();
+        }
+        work();
+    });
+    let mut all = all.into_inner();
+    all.sort_unstable_by_key(|(n, _)| *n);
+    all.into_iter().map(|(_, made)| made).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    #[test]
+    fn results_come_in_the_order_of_the_items() {
+        let items: Vec<usize> = (0..1000).collect();
+        for most in [1, 2, 7, 2000] {
+            assert_eq!(
+                map(&items, most, |n| n * 2),
+                items.iter().map(|n| n * 2).collect::<Vec<_>>()
+            );
+        }
+        assert!(map(&[] as &[usize], 4, |n| *n).is_empty());
+    }
+
+    #[test]
+    fn as_many_items_are_worked_on_at_once_as_is_said() {
+        // Each waits for the two others: with fewer threads it would never end.
+        let three = Barrier::new(3);
+        assert_eq!(map(&[(); 3], 3, |()| three.wait()).len(), 3);
+    }
+}
