@@ -339,8 +339,24 @@ def memory():
         record("fragmented 1 TiB", "memory, peak", ours.name, "MiB", ours.memory())
 
 
+def streams():
+    """virtnbdbackup's streams and its own nbdkit plugin: a script of its own knows how to mount
+    that."""
+    values_file = os.path.abspath("streams.csv")
+    settings = {"QCOWFS_BENCH_CSV": values_file, "QCOWFS_BENCH_DIR": os.getcwd(),
+                "QCOWFS_BENCH_RUNS": str(RUNS), "QCOWFS_BENCH_MIB": str(MIB)}
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "streams.sh")
+    subprocess.run([script], check=True, env={**os.environ, **settings}, stdout=sys.stderr)
+    names = {"streams": Ours.name, "packed streams": Ours.name, "qcow2": "qcowfs, same as qcow2",
+             "peer": "nbdkit plugin", "peer -b 64k": "nbdkit plugin -b 64k"}
+    with open(values_file, newline="") as file:
+        for work, subject, unit, value in csv.reader(file):
+            if unit in ("MB/s", "IOPS"):
+                record("streams", work, names.get(subject, subject), unit, float(value))
+
+
 GROUPS = {"chain": chains, "first": first_bytes, "packed": packed, "raw": raw, "sparse": sparse,
-          "files": files, "scale": scale, "memory": memory}
+          "files": files, "scale": scale, "memory": memory, "streams": streams}
 try:
     for name, group in GROUPS.items():
         if not ONLY or any(word in name for word in ONLY):

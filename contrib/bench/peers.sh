@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
 # Measures qcowfs beside everything else that shows a chain of backups as a disk, on the same work,
-# in turns: qemu-storage-daemon's FUSE export, qemu-nbd with nbdfuse, qcowmount, and the raw file.
-# virtnbdbackup's streams have a script of their own, streams.sh.
+# in turns: qemu-storage-daemon's FUSE export, qemu-nbd with nbdfuse, qcowmount, and the raw file;
+# and virtnbdbackup's streams beside its own nbdkit plugin, by streams.sh.
 #
 # Installs the peers (Debian, Ubuntu), makes the data, measures, and prints a table of medians and of
 # ratios. Every single value goes to peers.csv, a plot of the ratios to peers.svg.
-# Needs root and 20 GB where the scratch folder is. Takes about forty minutes.
+# Needs root and 30 GB where the scratch folder is. Takes about an hour and a half.
 #
 #   QCOWFS_BENCH_DIR=DIR      where the scratch folder is made (default: $TMPDIR or /var/tmp)
 #   QCOWFS_BENCH_OUT=DIR      where the results go (default: the working directory)
 #   QCOWFS_BENCH_RUNS=5       runs of each work
 #   QCOWFS_BENCH_MIB=2048     size of the disks
 #   QCOWFS_BENCH_SECONDS=2    time of each random read
+#   QCOWFS_BENCH_DEPTHS="0 1 8 32 128 365"  increments that the chains have
 #   QCOWFS_BENCH_DISKS="100 1000"  disks of 100 checkpoints in a source
 #   QCOWFS_BENCH_ONLY=WORDS   only groups of work whose names hold one of these words:
-#                             chain first packed raw sparse files scale memory
+#                             chain first packed raw sparse files scale memory streams
 #   QCOWFS_NO_INSTALL=1       install nothing; a missing tool is an error
 set -euo pipefail
 
