@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::Progress;
-use super::sink::{Sink, UnitWriter, is_zeros};
+use super::sink::{Sink, UnitWriter};
 use super::units::{Stop, Unit, each_unit};
 use crate::error::{Error, Result};
 use crate::extent::Fault;
@@ -12,15 +12,9 @@ use crate::source::Cloned;
 use crate::view::{Content, DiskImage, Part};
 
 /// Bytes read at a time: they are still in the processor's cache when they are written. No sink
-/// takes larger multiples.
+/// takes larger multiples. While one thread writes, for which the kernel locks the file, others read:
+/// a `sendfile` of each piece was measured to be no faster on any file system, by up to a third slower.
 pub(super) const BUFFER: u64 = 256 << 10;
-
-/// Bytes that the kernel is asked to copy at a time.
-const SEND: u64 = 128 << 10;
-/// Fewer are better read together with what is beside them.
-const SHORT: u64 = 32 << 10;
-/// Bytes that tell whether there may be zeros.
-const PROBE: usize = 512;
 
 /// What was done.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +72,7 @@ impl Copy<'_> {
         let mut next = unit.start;
         for range in &data {
             self.zero(next..range.start, writer.as_mut(), &parts)?;
-            self.data(range.clone(), &parts, writer.as_mut(), buffer)?;
+            self.data(range.clone(), writer.as_mut(), buffer)?;
             next = range.end;
         }
         self.zero(next..unit.end, writer.as_mut(), &parts)?;
@@ -168,20 +162,12 @@ impl Copy<'_> {
     fn data(
         &self,
         range: Range<u64>,
-        parts: &[Part<'_>],
         writer: &mut dyn UnitWriter,
         buffer: &mut [u8],
     ) -> Result<()> {
         let mut at = range.start;
         while at < range.end {
             self.stop.check()?;
-            let sent = send(at..range.end, parts, writer, buffer)?;
-            if sent > 0 {
-                self.written.fetch_add(sent, Ordering::Relaxed);
-                self.progress.tick(sent);
-                at += sent;
-                continue;
-            }
             let len = (range.end - at).min(buffer.len() as u64);
             let bytes = buffer.get_mut(..usize::try_from(len).unwrap_or(0)).unwrap_or_default();
             let read = self.image.read_at(at, bytes);
@@ -193,28 +179,6 @@ impl Copy<'_> {
         }
         Ok(())
     }
-}
-
-/// Has the kernel copy what lies in one piece at the start of a range, and returns how much it
-/// did. What begins with zeros may be zeros altogether: that is to be looked at.
-fn send(
-    range: Range<u64>,
-    parts: &[Part<'_>],
-    writer: &mut dyn UnitWriter,
-    buffer: &mut [u8],
-) -> Result<u64> {
-    let at = range.start;
-    let part = parts.get(parts.partition_point(|part| part.range.end <= at));
-    let Some(Part { range: whole, content: Content::Plain(file, offset) }) = part else {
-        return Ok(0);
-    };
-    let len = range.end.min(whole.end).saturating_sub(at).min(SEND);
-    let probe = buffer.get_mut(..PROBE).unwrap_or_default();
-    let from = offset + (at - whole.start);
-    if len < SHORT || file.read_at(from, probe).is_err() || is_zeros(probe) {
-        return Ok(0);
-    }
-    writer.send(*file, from, at..at + len)
 }
 
 /// An error that tells which range of the disk cannot be read, and what to do.

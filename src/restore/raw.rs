@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
@@ -42,7 +41,7 @@ impl Sink for RawFile<'_> {
     }
 
     fn unit(&self, _: Range<u64>) -> Box<dyn UnitWriter + '_> {
-        Box::new(RawUnit { sink: self, own: None })
+        Box::new(RawUnit { sink: self })
     }
 
     fn zero(&self, _: Range<u64>) -> Result<()> {
@@ -60,8 +59,6 @@ impl Sink for RawFile<'_> {
 
 struct RawUnit<'a> {
     sink: &'a RawFile<'a>,
-    /// The file once more, with a position of its own; opened when it is needed.
-    own: Option<File>,
 }
 
 impl UnitWriter for RawUnit<'_> {
@@ -87,42 +84,7 @@ impl UnitWriter for RawUnit<'_> {
         file.clone_to(from..from + len, self.sink.file, range.start)
     }
 
-    fn send(&mut self, file: &dyn Source, from: u64, range: Range<u64>) -> Result<u64> {
-        if self.own.is_none() {
-            // Not by its name: in a folder of others that may lead elsewhere by now.
-            let same = format!("/proc/self/fd/{}", self.sink.file.as_raw_fd());
-            self.own = File::options().write(true).open(same).ok();
-        }
-        let Some(own) = &self.own else { return Ok(0) };
-        file.send_to(from..from + (range.end - range.start), own, range.start)
-    }
-
     fn finish(self: Box<Self>) -> Result<()> {
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::source::{LocalFiles, Roots};
-
-    #[test]
-    fn nothing_is_sent_to_what_took_its_name() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
-        std::fs::write(at("from"), [7; 4096]).unwrap();
-        std::fs::write(at("victim"), "somebody's").unwrap();
-        let partial = Partial::new(&at("disk"), false).unwrap();
-        let sink = RawFile::new(&partial, 4096).unwrap();
-        std::fs::remove_file(partial.path()).unwrap();
-        std::os::unix::fs::symlink(at("victim"), partial.path()).unwrap();
-        let roots = Roots::open(folder.path(), &[]).unwrap();
-        let from = LocalFiles::new(roots).open("from".as_ref()).unwrap();
-        let sent = sink.unit(0..4096).send(&from, 0, 0..4096).unwrap();
-        assert_eq!(std::fs::read(at("victim")).unwrap(), b"somebody's");
-        let mut seen = vec![0; usize::try_from(sent).unwrap()];
-        partial.file().read_exact_at(&mut seen, 0).unwrap();
-        assert!(seen.iter().all(|byte| *byte == 7));
     }
 }

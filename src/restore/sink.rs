@@ -43,13 +43,6 @@ pub(super) trait UnitWriter {
         Ok(Cloned::Never)
     }
 
-    /// Takes bytes that a file has from `from` on, without their passing through this program, and
-    /// returns how many it took.
-    fn send(&mut self, file: &dyn Source, from: u64, range: Range<u64>) -> Result<u64> {
-        let _ = (file, from, range);
-        Ok(0)
-    }
-
     /// The unit is done with.
     fn finish(self: Box<Self>) -> Result<()>;
 }

@@ -299,22 +299,6 @@ impl Source for LocalFile {
         })
     }
 
-    fn send_to(&self, range: Range<u64>, to: &File, at: u64) -> Result<u64> {
-        let file = self.file()?;
-        if rustix::fs::seek(to, SeekFrom::Start(at)).is_err() {
-            return Ok(0);
-        }
-        let mut next = range.start;
-        while next < range.end {
-            let len = usize::try_from(range.end - next).unwrap_or(usize::MAX);
-            if !matches!(rustix::fs::sendfile(to, &*file, Some(&mut next), len), Ok(1..)) {
-                break;
-            }
-        }
-        self.verify(&file)?;
-        Ok(next - range.start)
-    }
-
     fn next_data(&self, offset: u64) -> Result<u64> {
         let file = self.file()?;
         let next = match retry_on_intr(|| rustix::fs::seek(&*file, SeekFrom::Data(offset))) {

@@ -75,14 +75,6 @@ pub trait Source: Send + Sync + fmt::Debug {
         Ok(Cloned::Never)
     }
 
-    /// Copies `range` of this file to `to`, from its byte `at` on, within the kernel, and returns how
-    /// many bytes that were: where it is fewer, reading the next one tells why. Moves the position
-    /// of `to`. An error only if the file is not any more what it was.
-    fn send_to(&self, range: Range<u64>, to: &File, at: u64) -> Result<u64> {
-        let _ = (range, to, at);
-        Ok(0)
-    }
-
     /// [`Self::read_at`], and zeros for what lies past the end of the file.
     fn read_padded(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         let got = self.read_at(offset, buf)?;
