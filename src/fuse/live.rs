@@ -27,6 +27,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use fuser::{INodeNo, Notifier};
 use parking_lot::{Mutex, RwLock};
@@ -38,6 +39,16 @@ use crate::tree::{Attr, Ino, Tree};
 pub struct Live {
     tree: RwLock<Arc<Tree>>,
     nodes: Mutex<Nodes>,
+    stale: Mutex<Option<Stale>>,
+}
+
+/// The tree is not what the source holds now: the source cannot be looked at.
+#[derive(Debug, Clone)]
+pub(super) struct Stale {
+    /// The first look that failed, of those since the last one that did not.
+    pub(super) since: SystemTime,
+    /// Why the last one did.
+    pub(super) reason: String,
 }
 
 /// What the kernel knows of.
@@ -51,7 +62,28 @@ struct Nodes {
 
 impl Live {
     pub(super) fn new(tree: Arc<Tree>) -> Self {
-        Self { tree: RwLock::new(tree), nodes: Mutex::default() }
+        Self { tree: RwLock::new(tree), nodes: Mutex::default(), stale: Mutex::default() }
+    }
+
+    /// The source could not be looked at. Returns whether that is new, or for another reason.
+    pub fn go_stale(&self, reason: &str) -> bool {
+        let mut stale = self.stale.lock();
+        if stale.as_ref().is_some_and(|stale| stale.reason == reason) {
+            return false;
+        }
+        let since = stale.as_ref().map_or_else(SystemTime::now, |stale| stale.since);
+        *stale = Some(Stale { since, reason: reason.to_owned() });
+        true
+    }
+
+    /// The tree is what the source holds. Returns whether it was not before.
+    pub fn go_fresh(&self) -> bool {
+        self.stale.lock().take().is_some()
+    }
+
+    /// Since when and why the tree is not what the source holds; none if it is, as far as known.
+    pub(super) fn stale(&self) -> Option<Stale> {
+        self.stale.lock().clone()
     }
 
     /// The tree as it is now.
