@@ -178,7 +178,7 @@ fn one_disk_is_no_vm_and_neither_are_very_many() {
 }
 
 #[test]
-fn a_folder_of_the_source_keeps_its_name() {
+fn a_folder_of_the_source_keeps_its_name_and_so_does_a_disk() {
     let mut source = vm();
     std::fs::create_dir(source.path().join("vm1/@times")).unwrap();
     source.image("vm1/@times/inner.qcow2");
@@ -189,9 +189,9 @@ fn a_folder_of_the_source_keeps_its_name() {
     assert_eq!(names("vm1"), ["@times", "@times~2", "sda", "vdb", "vdc"]);
     assert_eq!(names("vm1/@times"), ["inner.qcow2"]);
     assert_eq!(names("vm1/@times~2"), [0, 10, 20, 30].map(time));
-    // A disk makes way.
     assert_eq!(names(""), ["@times", "@times~2", "other", "vm1"]);
-    assert_eq!(names("@times~2"), ["@times", "by-time", "latest"]);
+    assert_eq!(names("@times"), ["@times", "by-time", "latest"], "a disk of that name");
+    assert!(names("@times~2").iter().all(|name| name.ends_with('Z')));
     mount.unmount();
 }
 
