@@ -33,7 +33,7 @@ Examples:
       all disks of vm1, each the newest not later than that, to sda.raw, ...
   qcowfs restore /backups vm1/@times/2024-01-26T09:17:26Z DIR/
       the same by its name in a mounted view: the disks that vm1 had then
-  qcowfs restore /backups vm1/sda@latest - | ssh other 'dd of=/dev/vg0/sda bs=1M'
+  qcowfs restore /backups vm1/sda@latest - | ssh other 'dd of=/dev/sdb bs=1M'
       to the standard output; the copy is whole only if this exits with 0
 
 A file gets its name when all of it is on the disk; until then it is

@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use fuser::Notifier;
 use log::{debug, error, info, warn};
@@ -191,6 +191,7 @@ impl Refresher {
             writers.forget_old(begun);
             writers.clone()
         };
+        self.served.begin_look(SystemTime::now());
         let looked = self.live.look_again(&writers, begun);
         let took = begun.elapsed();
         let rest = if missed { LONGEST_REST } else { (took * REST).min(LONGEST_REST) };
