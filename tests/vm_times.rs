@@ -130,6 +130,18 @@ fn each_moment_has_all_disks_as_they_were_then() {
             let restored = bytes(&target.path().join(format!("{disk}.raw")));
             assert!(bytes(&folder.join(format!("{disk}.img"))) == restored, "{second}: {disk}");
         }
+        // By the name of the moment: what it has, and a note about the others.
+        let target = scratch();
+        let moment = format!("vm1/@times/{}", time(second));
+        let restore = Run::qcowfs().args(["restore", "-q"]).arg(source.path()).arg(&moment);
+        let said = restore.arg(target.path()).ok().stderr;
+        assert_eq!(said.contains("note: without"), wanted.len() < 3, "{said}");
+        let written = listed(target.path()).into_keys();
+        let disks = wanted.iter().map(|(disk, _)| format!("{disk}.raw"));
+        assert_eq!(written.collect::<Vec<_>>(), disks.collect::<Vec<_>>());
+        let one =
+            Run::qcowfs().arg("info").arg(source.path()).arg(format!("{moment}/sda.img")).ok();
+        assert!(one.text().starts_with(&format!("vm1/sda/{}", wanted[0].1)), "{}", one.text());
     }
     mount.unmount();
 }
