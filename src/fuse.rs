@@ -86,8 +86,8 @@ impl View {
 
     fn opened(&self, ino: Ino) -> Option<Opened> {
         let tree = self.live.tree();
-        let open = || (self.files.count(), self.folders.count());
-        self.status.open(ino, &tree, open).or_else(|| tree.open(ino))
+        let now = || (self.live.stale(), self.files.count(), self.folders.count());
+        self.status.open(ino, &tree, now).or_else(|| tree.open(ino))
     }
 
     /// What is in a folder: nothing in one that is gone.

@@ -708,7 +708,9 @@ fn a_wrong_declaration_is_an_error_that_names_the_file_and_the_line() {
     assert_eq!(view.parent("a.qcow2/a.qcow2"), None);
     source.text("qcowfs.toml", "image = 3\n");
     let error = read_catalog(source.0.path(), &[]).expect_err("is refused").to_string();
-    assert!(error.contains("qcowfs.toml: line 1"), "{error}");
+    let named = source.0.path().canonicalize().unwrap().join("qcowfs.toml: line 1: ");
+    assert!(error.starts_with(named.to_str().unwrap()), "{error}");
+    assert!(error.ends_with("; correct that, or move the file away"), "{error}");
 }
 
 #[test]

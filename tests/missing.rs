@@ -160,6 +160,16 @@ fn read_in_steps(image: PathBuf) -> (Vec<u8>, Vec<Range<u64>>) {
 }
 
 #[test]
+fn what_becomes_of_it_can_be_said_as_for_the_other_commands() {
+    let case = Case::unpack("missing-base");
+    let options = ["--missing", "zero", "-o", "missing=eio"];
+    let mount = Mount::with(&case.backups(), User::Own, &options);
+    let status = mount.qcowfs().arg("status").arg(mount.point()).ok().text();
+    assert!(status.contains("missing=zero"), "{status}");
+    mount.unmount();
+}
+
+#[test]
 fn with_eio_every_known_byte_is_right_and_every_lost_one_fails() {
     let case = Case::unpack("missing-base");
     let mount = mount(&case.backups(), "eio");

@@ -56,6 +56,21 @@ fn mount_must_be_refused(
 }
 
 #[test]
+fn a_mount_point_that_is_not_empty_is_told() {
+    let case = Case::unpack("qmpbackup-partial");
+    let mount = Mount::prepare(User::Own);
+    let said = || mount.command(&case.backups(), &[]).ok().stderr;
+    assert!(!said().contains("is not empty"));
+    mount.take_down();
+    let file = mount.path("file");
+    std::fs::write(&file, "somebody's").expect("a file");
+    assert!(said().contains("is not empty: what is in it is out of sight until"));
+    assert!(!file.exists());
+    mount.take_down();
+    assert!(file.exists());
+}
+
+#[test]
 fn what_cannot_be_mounted_is_refused_with_one_line() {
     let case = Case::unpack("qmpbackup-partial");
     let source = case.backups();

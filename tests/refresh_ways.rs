@@ -91,8 +91,19 @@ fn a_look_that_fails_leaves_the_view_as_it_was_and_is_told_once() {
         "{}",
         source.logged()
     );
+    let json = || {
+        let told = mount.qcowfs().args(["status", "--json"]).arg(mount.point()).ok().text();
+        serde_json::from_str::<serde_json::Value>(&told).expect("JSON")
+    };
+    let told = || mount.qcowfs().arg("status").arg(mount.point()).ok().text();
+    let stale = json()["stale"].clone();
+    assert!(stale["reason"].as_str().is_some_and(|r| r.contains("qcowfs.toml: line 1")), "{stale}");
+    let since = stale["since"].as_str().expect("a time");
+    let row = format!("source:         NOT FOLLOWED since {since}: ");
+    assert!(told().contains(&row), "{}", told());
     std::fs::remove_file(source.file("qcowfs.toml")).expect("its end");
     must_follow(mount.point(), &source.root(), "once it is well again");
+    assert!(json()["stale"].is_null() && !told().contains("NOT FOLLOWED"), "{}", told());
     mount.unmount();
 }
 

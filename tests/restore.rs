@@ -131,6 +131,7 @@ fn what_is_lost_is_refused_told_or_zeros() {
         for part in ["of the disk are lost", "bytes ", "--missing zero"] {
             assert!(failed.stderr.contains(part), "{part}: {}", failed.stderr);
         }
+        assert_eq!(failed.stderr.matches("missing or unusable").count(), 1, "{}", failed.stderr);
         assert_eq!(folder.path().read_dir().unwrap().count(), 0, "something was left behind");
         let told = run(&["--missing", "zero", "--verify"]).ok().text();
         assert!(told.contains("bytes are lost, with zeros in their place"), "{told}");

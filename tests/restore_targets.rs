@@ -17,7 +17,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -149,12 +149,56 @@ fn an_existing_file_is_overwritten_only_if_that_is_said() {
     restore(&case.backups(), point, &link).arg("--force").ok();
     assert!(link.is_symlink());
     assert_eq!(&sha256(&target), wanted);
-    for wrong in ["/dev/null", "no/such/folder/disk.raw", "no-such-folder/", "no-such-folder/."] {
+    for wrong in [
+        "/dev/null",
+        "/dev/no-such-disk",
+        "no/such/folder/disk.raw",
+        "no-such-folder/",
+        "no-such-folder/.",
+    ] {
         let run = restore(&case.backups(), point, Path::new(wrong)).arg("--force");
         let refused = run.folder(folder.path()).outcome();
         assert_eq!(refused.code, Some(1), "{wrong}: {}", refused.stderr);
     }
     assert!(!folder.path().join("no-such-folder").exists());
+    assert!(!Path::new("/dev/no-such-disk").exists(), "a file in the place of a device");
+    let all = restore(&case.backups(), "@latest", &target).arg("--force").outcome();
+    assert!(all.stderr.contains("disk.raw: all disks of a VM go to a folder"), "{}", all.stderr);
+}
+
+/// A pipe that nobody reads is full soon, and a write to it does not return.
+#[test]
+fn one_signal_ends_a_restore_into_a_pipe_that_is_stuck() {
+    let source = noise(8);
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let mut child = Command::new("env")
+            .arg("--default-signal")
+            .arg(env!("CARGO_BIN_EXE_qcowfs"))
+            .args(["restore", "-q"])
+            .arg(source.path())
+            .args(["@latest", "-"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stat = format!("/proc/{}/syscall", child.id());
+        // Until it waits in write(2): number 1 or 64, to descriptor 1 or a copy of it.
+        let is_stuck = || {
+            let call = std::fs::read_to_string(&stat).unwrap_or_default();
+            call.starts_with("1 0x") || call.starts_with("64 0x")
+        };
+        assert!(holds_within(30, is_stuck), "the pipe takes all of it");
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        let ended = holds_within(10, || child.try_wait().unwrap().is_some());
+        if !ended {
+            child.kill().unwrap();
+        }
+        let out = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(ended, "{signal:?}: it waits for the reader");
+        assert_eq!(out.status.code(), Some(1), "{signal:?}: {said}");
+        assert!(said.contains("interrupted: what came out is not the whole disk"), "{said}");
+    }
 }
 
 #[test]

@@ -130,6 +130,18 @@ fn each_moment_has_all_disks_as_they_were_then() {
             let restored = bytes(&target.path().join(format!("{disk}.raw")));
             assert!(bytes(&folder.join(format!("{disk}.img"))) == restored, "{second}: {disk}");
         }
+        // By the name of the moment: what it has, and a note about the others.
+        let target = scratch();
+        let moment = format!("vm1/@times/{}", time(second));
+        let restore = Run::qcowfs().args(["restore", "-q"]).arg(source.path()).arg(&moment);
+        let said = restore.arg(target.path()).ok().stderr;
+        assert_eq!(said.contains("note: without"), wanted.len() < 3, "{said}");
+        let written = listed(target.path()).into_keys();
+        let disks = wanted.iter().map(|(disk, _)| format!("{disk}.raw"));
+        assert_eq!(written.collect::<Vec<_>>(), disks.collect::<Vec<_>>());
+        let one =
+            Run::qcowfs().arg("info").arg(source.path()).arg(format!("{moment}/sda.img")).ok();
+        assert!(one.text().starts_with(&format!("vm1/sda/{}", wanted[0].1)), "{}", one.text());
     }
     mount.unmount();
 }
@@ -178,7 +190,7 @@ fn one_disk_is_no_vm_and_neither_are_very_many() {
 }
 
 #[test]
-fn a_folder_of_the_source_keeps_its_name() {
+fn a_folder_of_the_source_keeps_its_name_and_so_does_a_disk() {
     let mut source = vm();
     std::fs::create_dir(source.path().join("vm1/@times")).unwrap();
     source.image("vm1/@times/inner.qcow2");
@@ -189,9 +201,9 @@ fn a_folder_of_the_source_keeps_its_name() {
     assert_eq!(names("vm1"), ["@times", "@times~2", "sda", "vdb", "vdc"]);
     assert_eq!(names("vm1/@times"), ["inner.qcow2"]);
     assert_eq!(names("vm1/@times~2"), [0, 10, 20, 30].map(time));
-    // A disk makes way.
     assert_eq!(names(""), ["@times", "@times~2", "other", "vm1"]);
-    assert_eq!(names("@times~2"), ["@times", "by-time", "latest"]);
+    assert_eq!(names("@times"), ["@times", "by-time", "latest"], "a disk of that name");
+    assert!(names("@times~2").iter().all(|name| name.ends_with('Z')));
     mount.unmount();
 }
 

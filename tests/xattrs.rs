@@ -12,12 +12,14 @@
 
 mod common;
 
+use std::ffi::OsStr;
 use std::path::Path;
 
 use common::content::bytes;
 use common::qcow2_writer::{LARGEST, Overlay};
 use common::run::scratch;
 use common::{Case, Mount, Run, User, View};
+use qcowfs::tree::{Ino, Tree, ViewOptions};
 use rustix::fs::{
     XattrFlags, getxattr, getxattr_query, listxattr, listxattr_query, removexattr, setxattr,
 };
@@ -181,6 +183,22 @@ fn getfattr_dumps_them() {
     let listed = names(&partition);
     assert_eq!(dumped.matches("user.qcowfs.").count(), listed.len(), "{dumped}");
     mount.unmount();
+}
+
+/// The kernel may ask for one under a number that it was told before the disk had other partitions.
+#[test]
+fn a_partition_that_is_not_there_has_none() {
+    let case = Case::unpack("qmpbackup-new");
+    let tree = Tree::from_source(&case.backups(), &ViewOptions::default()).unwrap();
+    let within = |folder, name: &str| tree.lookup(folder, OsStr::new(name)).unwrap();
+    let disk = within(Ino::ROOT, "vm-root.qcow2");
+    let point = tree.entries(disk).unwrap().remove(0).ino;
+    let image = within(point, "disk.img");
+    assert_eq!(within(point, "p2.img"), image.child(2));
+    for name in ["kind", "chain"] {
+        assert!(tree.xattr(image.child(2), name).is_some(), "{name}");
+        assert_eq!(tree.xattr(image.child(3), name), None, "{name}");
+    }
 }
 
 #[test]

@@ -162,6 +162,8 @@ fn tagged(page: &mut Roff, what: &str, text: &str) {
 
 /// Lines as they are: examples and tables would not survive being filled.
 fn verbatim(page: &mut Roff, text: &str) {
+    // As wide as the help, for which a terminal of 80 columns has no room beside an indent.
+    page.control("in", ["0"]);
     page.control("nf", []);
     for line in text.lines() {
         page.text([roman(line)]);

@@ -13,8 +13,9 @@ use super::order::{natural, parents_first};
 use super::place::{DiskKey, Kind, Parent, Place, TimeBasis};
 use super::state::{self, Condition};
 pub use super::state::{Left, State};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::layer::qcow2::Snapshot;
+use crate::layout::sidecar;
 use crate::source::Roots;
 
 /// Longer chains are refused. Nothing in the code grows with the square of it; it only keeps a
@@ -86,17 +87,34 @@ pub struct ParentLink {
     pub evidence: Evidence,
 }
 
+/// The `qcowfs.toml` in the source's own folder keeps all from being shown: the error names it so
+/// that it is found from anywhere.
+fn with_whole_path(error: Error, folder: &Path) -> Error {
+    match error {
+        Error::Usage(what) if what.starts_with(sidecar::NAME) => {
+            Error::Usage(format!("{}/{what}", folder.display()))
+        }
+        Error::Io { file, offset, source } if file == Path::new(sidecar::NAME) => {
+            Error::Io { file: folder.join(file), offset, source }
+        }
+        other => other,
+    }
+}
+
 impl Catalog {
     /// Looks at the source and decides about everything in it.
     pub fn read(roots: Arc<Roots>) -> Result<Self> {
-        let inventory = Inventory::take(roots)?;
+        let folder = roots.source().path().to_path_buf();
+        let inventory = Inventory::take(roots).map_err(|e| with_whole_path(e, &folder))?;
         Ok(Self::decide(inventory, &mut Before::nothing(&mut |_, _| false)))
     }
 
     /// The same again, where all may have changed meanwhile: what is the same still is not read
     /// again.
     pub fn read_again(earlier: &Self, mut before: Before<'_>) -> Result<Self> {
-        let inventory = Inventory::take_again(&earlier.inventory, &mut before)?;
+        let folder = earlier.inventory.root().path();
+        let inventory = Inventory::take_again(&earlier.inventory, &mut before)
+            .map_err(|e| with_whole_path(e, folder))?;
         Ok(Self::decide(inventory, &mut before))
     }
 

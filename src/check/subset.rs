@@ -17,6 +17,14 @@ pub(super) struct Subset {
     folders: Vec<PathBuf>,
 }
 
+/// The restore point of this name, or those of all disks of a VM.
+fn points_named(names: &Names, text: &str) -> Result<Vec<CheckpointId>, String> {
+    match names.pick_all(text)? {
+        Some(all) => Ok(all.disks.into_iter().map(|(_, id)| id).collect()),
+        None => Ok(vec![names.pick(text)?]),
+    }
+}
+
 impl Subset {
     /// What all these words name: files and folders of the source; disks and restore points of the
     /// view, with their chains.
@@ -29,9 +37,9 @@ impl Subset {
             let points = match names.points_of(&text) {
                 Some(points) => points,
                 None if is_path => continue,
-                None => vec![names.pick(&text).map_err(|e| {
+                None => points_named(&names, &text).map_err(|e| {
                     Error::Usage(format!("{e}; nor is it a file or folder of the source"))
-                })?],
+                })?,
             };
             for id in points {
                 subset.add_chain(catalog, id);

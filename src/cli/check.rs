@@ -29,13 +29,16 @@ const MOST_PROBLEMS: usize = 20;
 Examples:
   qcowfs check /backups             verify everything:
       8 files checked, 0 damaged, 0 of 8 restore points spoiled
-  qcowfs check /backups vm1/sda     only this disk (or a restore point, a file, a folder)
-  qcowfs check -q /backups          no progress, no warnings: only what is damaged, and the sum
+  qcowfs check /backups vm1/sda
+      only this disk (or a restore point, a VM as vm1@latest, a file, a folder)
+  qcowfs check -q /backups
+      no progress, no warnings: only what is damaged, and the sum
   qcowfs check /backups --json      the same for programs
 
 Exit codes:
   0  nothing is damaged (there may be warnings)
-  1  something is damaged, or a chain is not whole; or the source cannot be read, or has no backup
+  1  something is damaged, or a chain is not whole; or the source cannot be
+     read, or has no backup
   2  wrong usage
 
 JSON: {\"files\": [{\"path\", \"kind\", \"state\": \"ok\" | \"damaged\" | \"warning\",
@@ -44,8 +47,8 @@ JSON: {\"files\": [{\"path\", \"kind\", \"state\": \"ok\" | \"damaged\" | \"warn
   \"checkpoints_spoiled\": [\"disk/checkpoint\"], \"ignored\": [{\"path\", \"reason\"}],
   \"summary\": {\"files\", \"damaged\", \"warnings\", \"checkpoints\", \"spoiled\"}}
 
-An encrypted image, one that a VM has open, and a backup that was not finished cannot be verified:
-that is a warning.")]
+An encrypted image, one that a VM has open, and a backup that was not finished
+cannot be verified: that is a warning.")]
 pub(super) struct CheckArgs {
     /// Folder of backups, or one backup file
     source: PathBuf,

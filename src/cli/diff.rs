@@ -16,15 +16,17 @@ Examples:
   qcowfs diff /backups vm1/sda/INC-1706260646 vm1/sda@latest
       0x100000           0x30000        data     data
       192 KiB may differ, in 1 range
-  qcowfs diff /backups sda@2024-01-25 sda@2024-01-26 --content    only bytes that really differ
+  qcowfs diff /backups sda@2024-01-25 sda@2024-01-26 --content
+      only bytes that really differ
   qcowfs diff /backups sda@2024-01-25 sda@2024-01-26 --json
 
-Without --content nothing but tables is read: a range is listed if both have its bytes from different
-places, even if they are the same bytes; all others are the same for sure.
+Without --content nothing but tables is read: a range is listed if both have its
+bytes from different places, even if they are the same bytes; all others are the
+same for sure.
 
-JSON: {\"a\": {\"name\", \"size\"}, \"b\": {\"name\", \"size\"}, \"same_disk\", \"content\", \"bytes\",
-  \"ranges\": [{\"start\", \"length\", \"a\", \"b\"}]}; `a` and `b` of a range are what each has there:
-  data, zero, lost, or nothing (the disk ends before)";
+JSON: {\"a\": {\"name\", \"size\"}, \"b\": {\"name\", \"size\"}, \"same_disk\", \"content\",
+  \"bytes\", \"ranges\": [{\"start\", \"length\", \"a\", \"b\"}]}; `a` and `b` of a range
+  are what each has there: data, zero, lost, or nothing (the disk ends before)";
 
 /// Tell which ranges of a disk changed from one restore point to another
 #[derive(Debug, Args)]

@@ -21,8 +21,10 @@ Examples:
         restore points: 4, in 14.2 GiB of files
         times:          2024-01-26T09:17:19Z to 2024-01-29T09:17:26Z
         latest:         INC-1706519846
-  qcowfs info /backups vm1/sda/INC-1706260646          one restore point, with its files
-  qcowfs info /backups vm1/sda@latest --json           the same as the view's info.json";
+  qcowfs info /backups vm1/sda/INC-1706260646
+      one restore point, with its files
+  qcowfs info /backups vm1/sda@latest --json
+      the same as the view's info.json";
 
 /// Tell what a restore point is made of: its size, its files, and what that rests on
 ///
@@ -77,7 +79,10 @@ fn summaries(backups: &Backups, json: bool) -> Result<()> {
     }
     print(|out| {
         if disks.is_empty() {
-            writeln!(out, "No VM-disk backup was found.")?;
+            writeln!(
+                out,
+                "No VM-disk backup was found: is the path right, and its file system mounted?"
+            )?;
         }
         disks.iter().try_for_each(|disk| disk.tell(out))
     })

@@ -16,15 +16,18 @@ use crate::error::{Error, Result};
 /// Overrides the options, in `env_logger`'s language.
 const VARIABLE: &str = "RUST_LOG";
 
+/// Where options come in the help that all commands have: behind their own, before `--help`.
+const LAST: usize = 900;
+
 /// How much is logged.
 #[derive(Debug, Clone, Copy, Args)]
 pub(super) struct Verbosity {
     /// Log more: -v what happens, -vv details, -vvv every request
-    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    #[arg(short, long, action = clap::ArgAction::Count, global = true, display_order = LAST)]
     verbose: u8,
 
-    /// Log errors only
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    /// Log errors only; no progress, and no summary of a restore
+    #[arg(short, long, global = true, conflicts_with = "verbose", display_order = LAST)]
     quiet: bool,
 }
 

@@ -80,7 +80,11 @@ fn listing(catalog: &Catalog) -> Listing {
 
 fn print_text(out: &mut Vec<u8>, listing: &Listing, painter: Painter) -> io::Result<()> {
     if listing.disks.is_empty() {
-        writeln!(out, "No VM-disk backup was found in {}.", listing.source)?;
+        writeln!(
+            out,
+            "No VM-disk backup was found in {}: is the path right, and its file system mounted?",
+            listing.source
+        )?;
     }
     for disk in &listing.disks {
         writeln!(out, "{}", painter.paint(Tone::Heading, &disk.path))?;

@@ -13,15 +13,18 @@ use crate::view::DiskImage;
 
 const EXAMPLES: &str = "\
 Examples:
-  qcowfs map /backups vm1/sda@latest                  data and what is lost; all else is zeros:
-      START     LENGTH   DEPTH  WHAT  OFFSET    FILE
-      0x0       0x10000  3      data  0x140000  vm1/sda/FULL-1706260639-sda.qcow2
-      0x100000  0x30000  0      data  0x1b0000  vm1/sda/INC-1706260646-sda.qcow2
-  qcowfs map /backups vm1/sda@latest --output=json    everything, as `qemu-img map` has it
+  qcowfs map /backups vm1/sda@latest
+      data and what is lost; all else is zeros:
+        START     LENGTH   DEPTH  WHAT  OFFSET    FILE
+        0x0       0x10000  3      data  0x140000  vm1/sda/FULL-1706260639-sda
+        0x100000  0x30000  0      data  0x1b0000  vm1/sda/INC-1706260646-sda
+  qcowfs map /backups vm1/sda@latest --output=json
+      everything, as `qemu-img map` has it
 
-JSON: as of `qemu-img map --output=json`; `depth` counts files of the chain from the top. Beside
-that, `filename` is the file that says it, within the source. What is lost has `\"lost\": true` and
-the `reason`; its `zero` says how it reads: true with --missing zero.";
+JSON: as of `qemu-img map --output=json`; `depth` counts files of the chain from
+the top. Beside that, `filename` is the file that says it, within the source.
+What is lost has `\"lost\": true` and the `reason`; its `zero` says
+how it reads: true with --missing zero.";
 
 /// Tell which parts of a restore point are data, and which file has them
 #[derive(Debug, Args)]

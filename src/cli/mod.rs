@@ -54,7 +54,7 @@ const EXAMPLES: &str = "\
 Examples:
   qcowfs ls /backups                     what is there, without mounting it
   qcowfs mount /backups /mnt/view        show it
-  mount -o ro,noload,loop,offset=1048576 /mnt/view/vm1/sda/latest/disk.img /mnt/files
+  mount -o ro,noload,loop /mnt/view/vm1/sda/latest/p1.img /mnt/files
   qcowfs status /mnt/view                how it is doing
   qcowfs umount /mnt/view                hide it again
   qcowfs restore /backups vm1/sda@latest /var/lib/libvirt/images/sda.raw
@@ -62,7 +62,8 @@ Examples:
 
 Exit codes:
   0  done
-  1  failed, and one line on the standard error says why; or `check` found damage
+  1  failed, and one line on the standard error says why and what to do;
+     or `check` found damage
   2  wrong usage";
 
 #[derive(Debug, Subcommand)]
@@ -90,15 +91,15 @@ enum Command {
 Examples:
   qcowfs ls /backups           what can be restored, oldest first:
       vm1/sda
-        CHECKPOINT      TIME (UTC)            SIZE    KIND         STATE  PARENT           ...
-        FULL-1706260639 2024-01-26T09:17:19Z  40 GiB  full         whole  -                ...
-        INC-1706260646  2024-01-26T09:17:26Z  40 GiB  incremental  whole  FULL-1706260639  ...
+        CHECKPOINT      TIME (UTC)            SIZE    KIND         STATE  ...
+        FULL-1706260639 2024-01-26T09:17:19Z  40 GiB  full         whole  ...
+        INC-1706260646  2024-01-26T09:17:26Z  40 GiB  incremental  whole  ...
         latest -> INC-1706260646
-  qcowfs ls /backups --json    the same for programs, with what each link of a chain rests on
+  qcowfs ls /backups --json    the same for programs, with what links rest on
   qcowfs ls --allow-root /var/lib/libvirt/images /backups
       the backups stand on images outside of /backups
 
-A checkpoint whose state is `broken` cannot be shown; the line below it says why.")]
+A checkpoint whose state is `broken` cannot be shown; the line below says why.")]
 struct LsArgs {
     /// Folder of backups, or one backup file
     source: PathBuf,
@@ -237,6 +238,31 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    /// What is wider is broken in odd places on a terminal of 80 columns.
+    #[test]
+    fn examples_and_tables_of_the_help_fit_80_columns() {
+        let mut program = command();
+        program.build();
+        let helper = mount_helper_command();
+        let all = [&program, &helper].into_iter().chain(program.get_subcommands());
+        for command in all {
+            let text = |text: Option<&clap::builder::StyledStr>| text.map(ToString::to_string);
+            let end = text(command.get_after_help()).unwrap_or_default();
+            // What is not broken into lines by hand has one line for each paragraph.
+            let about = text(command.get_long_about()).filter(|about| about.contains("\n "));
+            let long = command.get_arguments().filter_map(clap::Arg::get_long_help);
+            let tables = long.map(ToString::to_string).filter(|help| help.contains("\n  "));
+            // The help of an option is shifted by 10.
+            let tables: Vec<_> = tables.map(|table| (table, 70)).collect();
+            for (text, width) in
+                tables.into_iter().chain([(end, 80)]).chain(about.map(|about| (about, 80)))
+            {
+                let wide = text.lines().find(|line| line.chars().count() > width);
+                assert_eq!(wide, None, "{}", command.get_name());
+            }
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _};
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 
@@ -16,24 +16,36 @@ use super::mount_options::{self, Options};
 use crate::error::{Error, Result};
 use crate::mount::{Hangup, Mounted, Place, raise_open_files_limit, service};
 use crate::tree::live::Live;
+use crate::tree::missing::Missing;
 use crate::tree::{Tree, ViewOptions};
 
+/// At most 70 columns: clap shifts it by 10, and what does not fit a terminal of 80 it breaks.
 const OPTIONS_HELP: &str = "\
 Mount options, comma-separated; may be repeated, and later ones win:
-  missing=hide|eio|zero     restore points of which something is lost: there is no disk (hide,
-                            as without this option); what is lost cannot be read (eio), or
-                            reads as zeros (zero; info.json lists where)
-  allow_other, allow_root   let others look in, as far as owners and permission bits say
-  default_permissions       have these checked for yourself too
-  auto_unmount              take the view away when its process dies (SIGKILL, no memory)
-  follow=DIR                the same as --allow-root DIR; not to be confused with allow_root
-  threads=N, log_file=FILE  the same as --threads and --log-file, for fstab
-  fsname=NAME               the source in the mount table (a comma in it as `\\,`)
-  map_cache=SIZE            memory for the maps of the disks: 48M if not given
-  data_cache=SIZE           memory for tables and decompressed data: 32M if not given
-  nopassthrough             do not let the kernel read plain raw files by itself
-  refresh=auto|off|SECONDS  when the source is looked at again: as it changes, every so many
-                            seconds, or on SIGHUP alone
+  missing=hide|eio|zero     of restore points that lost something:
+                            show no disk (hide; if not given), fail
+                            where it is lost (eio), or read zeros
+                            there (zero; info.json lists where)
+  allow_other, allow_root   let others look in, as far as owners and
+                            permission bits say
+  default_permissions       have these checked for yourself, too
+  auto_unmount              take the view away when its process dies
+                            (SIGKILL, no memory)
+  follow=DIR                the same as --allow-root DIR; not to be
+                            confused with allow_root
+  threads=N, log_file=FILE  the same as --threads and --log-file,
+                            for fstab
+  fsname=NAME               the source in the mount table (a comma
+                            in it as `\\,`)
+  map_cache=SIZE            memory for the maps of the disks: 48M if
+                            not given
+  data_cache=SIZE           memory for tables and decompressed data:
+                            32M if not given
+  nopassthrough             do not let the kernel read plain raw
+                            files by itself
+  refresh=auto|off|SECONDS  when the source is looked at again: as
+                            it changes, on SIGHUP alone, or every so
+                            many seconds; auto if not given
   ro, noexec, exec, nodev, nosuid, noatime, atime
   dev, suid                 for root only";
 
@@ -57,12 +69,14 @@ const MOST_THREADS: usize = 8;
 Examples:
   qcowfs mount /backups /mnt/view
       prints nothing if all is shown, or a line such as:
-      qcowfs: note: restore points that cannot be shown: 1; see `qcowfs ls /backups`
-      then /mnt/view/vm1/sda/latest/disk.img is the newest state of the disk, and so on
+      qcowfs: note: restore points that cannot be shown: 1; see `qcowfs ls ...`
+      then /mnt/view/vm1/sda/latest/disk.img is the newest state of the disk
   qcowfs mount -o allow_other,auto_unmount /backups /mnt/view
       others may look in, and the view goes away should its process be killed
-  qcowfs mount -o missing=zero /backups /mnt/view        show also what lost a part of its chain
-  qcowfs mount -f -v /backups /mnt/view                  stay, and say what happens
+  qcowfs mount -o missing=zero /backups /mnt/view
+      show also what lost a part of its chain
+  qcowfs mount -f -v /backups /mnt/view
+      stay, and say what happens
 
 `mount -t qcowfs` and lines of fstab take the same -o: see mount.qcowfs(8).
 
@@ -81,6 +95,10 @@ pub(super) struct MountArgs {
     /// Mount options, comma-separated; may be repeated, and later ones win
     #[arg(short, value_name = "OPTIONS", long_help = OPTIONS_HELP)]
     options: Vec<OsString>,
+
+    /// Where a part of a chain is lost: the same as -o missing=
+    #[arg(long, value_name = "hide|eio|zero")]
+    missing: Option<Missing>,
 
     #[command(flatten)]
     allowed: AllowedRoots,
@@ -131,6 +149,7 @@ impl MountArgs {
     fn all_options(&self) -> Result<Options> {
         let mut options = mount_options::parse(&self.options)?;
         options.follow.extend_from_slice(&self.allowed.list);
+        options.missing = self.missing.unwrap_or(options.missing);
         options.threads = self.threads.or(options.threads);
         options.log_file = self.log_file.clone().or(options.log_file);
         options.mount.told = options.words();
@@ -158,6 +177,7 @@ fn serve(
     let live = Live::new(place.source(), &view)?;
     let tree = live.tree();
     check_not_hidden(tree, &place)?;
+    let is_hiding = hides_something(place.mount_point());
     // A service manager sends SIGHUP to have a service look again, not to end it.
     let on_terminal = io::stdin().is_terminal() || io::stderr().is_terminal();
     let is_kept = parent.is_some() || service::is_waited_for() || !on_terminal;
@@ -172,6 +192,13 @@ fn serve(
     }
     let counts = tree.counts();
     let mounted = Mounted::new(&place, live, &mount, threads, hangup)?;
+    if is_hiding {
+        // That may be meant.
+        let path = place.mount_point().display();
+        super::complain(&format!(
+            "note: {path} is not empty: what is in it is out of sight until `qcowfs umount {path}`"
+        ));
+    }
     match parent {
         Some(parent) => {
             if let Err(error) = parent.leave() {
@@ -188,6 +215,11 @@ fn serve(
         )),
     }
     mounted.serve()
+}
+
+/// Whether something lies in the mount point itself, which cannot be seen while the view is there.
+fn hides_something(mount_point: &Path) -> bool {
+    mount_point.read_dir().is_ok_and(|mut entries| entries.next().is_some())
 }
 
 /// A file outside of the source must not be one that the mount hides: it could not be opened again.

@@ -62,15 +62,16 @@ const FOR_OTHERS_WITH_VALUE: [&str; 7] =
 
 /// Mount a view of a source, called by mount(8)
 ///
-/// Shows the restore points of a source at a mount point, as `qcowfs mount` does, and takes the same
-/// options. It is what makes these work:
+/// Shows the restore points of a source at a mount point, as `qcowfs mount` does,
+/// and takes the same options. It is what makes these work:
 ///
 ///  mount -t qcowfs /backups /mnt/view
 ///  mount -t fuse.qcowfs -o allow_other,missing=zero /backups /mnt/view
 ///
-/// and the same as a line of /etc/fstab. Options that are mount(8)'s own (defaults, noauto, user,
-/// _netdev, nofail, x-systemd.*) are taken and left to it. A view is read-only, with and without
-/// `ro`, and has neither devices nor set-user-ID programs, with and without `dev` and `suid`.
+/// and the same as a line of /etc/fstab. Options that are mount(8)'s own (defaults,
+/// noauto, user, _netdev, nofail, x-systemd.*) are taken and left to it. A view is
+/// read-only, with and without `ro`, and has neither devices nor set-user-ID
+/// programs, with and without `dev` and `suid`.
 #[allow(clippy::doc_markdown, reason = "the help shows the text as it is, backticks too")]
 #[derive(Debug, Parser)]
 #[command(name = "mount.qcowfs", version, verbatim_doc_comment, after_help = EXAMPLES)]
@@ -116,8 +117,10 @@ Examples:
   mount -t qcowfs /backups /mnt/view
   mount -t fuse.qcowfs -o allow_other,missing=zero /backups /mnt/view
 
-  A line of /etc/fstab; `mount /mnt/view` mounts it, and so does the next start of the machine:
-  /backups  /mnt/view  fuse.qcowfs  allow_other,nofail,x-systemd.requires-mounts-for=/backups  0 0
+  A line of /etc/fstab, in which the options are one word; `mount /mnt/view`
+  mounts it, and so does the next start of the machine:
+  /backups /mnt/view fuse.qcowfs allow_other,nofail 0 0
+  With x-systemd.requires-mounts-for=/backups it waits for the source's mount.
 
 Exit codes:
   0   the view answers

@@ -14,10 +14,14 @@ use crate::tree::missing::Missing;
 /// How a restore point is named, for the help texts.
 const HOW_TO_NAME: &str = "\
 CHECKPOINT is a restore point as `qcowfs ls` prints it:
-  vm1/sda/INC-1706260646     of which the first parts may be left out where only one is meant
+  vm1/sda/INC-1706260646     the first parts may be left out where only one is
+                             meant
   vm1/sda@latest             the newest that is whole
-  vm1/sda@2024-01-26T10:00   the newest not later than that, UTC unless it says +02:00 or the like
+  vm1/sda@2024-01-26T10:00   the newest not later than that; UTC unless it says
+                             +02:00 or the like
   vm1/sda@2024-01-26         the newest of that day or before
+or as a mounted view has it:
+  vm1/@times/2024-01-26T09:17:26Z/sda.img
 With a source of one disk, the disk may be left out: @latest";
 
 /// The end of a help text: examples, and how a restore point is named.
@@ -31,7 +35,8 @@ pub(super) struct SourceArgs {
     /// Folder of backups, or one backup file
     pub(super) source: PathBuf,
 
-    /// What of a restore point is lost: refuse it, fail there, or take zeros
+    /// Where a part of the chain is lost: refuse it all (hide; if not given), fail where it is lost
+    /// (eio), or take zeros there (zero)
     #[arg(long, value_name = "hide|eio|zero", default_value = "hide", hide_default_value = true)]
     pub(super) missing: Missing,
 

@@ -1,14 +1,15 @@
 //! `qcowfs restore`: a restore point, or all disks of a VM, to files or a device.
 
-use std::collections::BTreeSet;
+mod orders;
+
 use std::io::{self, IsTerminal, Write};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use super::logging::Verbosity;
 use super::points::{SourceArgs, print, with_names};
@@ -19,23 +20,31 @@ use crate::error::{Error, Result};
 use crate::restore::{Batch, Done, Format, Options, Output, Protected, Stop, Target, refuse_unfit};
 use crate::tree::backups::Backups;
 use crate::tree::plan::rfc3339;
-use crate::view::DiskImage;
+use orders::{Order, orders};
 
 const EXAMPLES: &str = "\
 Examples:
   qcowfs restore /backups vm1/sda@latest /var/lib/libvirt/images/sda.raw
-      /var/lib/libvirt/images/sda.raw: vm1/sda/INC-1706260646 of 2024-01-26T09:17:26Z (raw)
+      .../sda.raw: vm1/sda/INC-1706260646 of 2024-01-26T09:17:26Z (raw)
         40 GiB: 11.2 GiB of data, 28.8 GiB of zeros; 14.1 s
   qcowfs restore /backups vm1/sda/INC-1706260646 /dev/vg0/sda --verify
   qcowfs restore /backups vm1/sda@2024-01-26 sda.qcow2 -O qcow2 --compress
   qcowfs restore /backups vm1@2024-01-26T10:00 /var/lib/libvirt/images/
-      all disks of vm1, each the newest not later than that, to sda.raw, sdb.raw, ...
-  qcowfs restore /backups vm1/sda@latest - | ssh other 'dd of=/dev/vg0/sda bs=1M'
+      all disks of vm1, each the newest not later than that, to sda.raw, ...
+  qcowfs restore /backups vm1/@times/2024-01-26T09:17:26Z DIR/
+      the same by its name in a mounted view: the disks that vm1 had then
+  qcowfs restore /backups vm1/sda@latest - | ssh other 'dd of=/dev/sdb bs=1M'
+      to the standard output; the copy is whole only if this exits with 0
 
-A file gets its name when all of it is on the disk; until then it is .NAME.qcowfs-partial-PID in the
-same folder, which goes away if the restore is interrupted or fails. Of several disks none gets its
-name before all are done. Holes stay holes; on a device, what is zeros is made to read as zeros. Where
-source and target lie on one file system with reflinks (XFS, btrfs), data is shared and not copied.";
+A file gets its name when all of it is on the disk; until then it is
+.NAME.qcowfs-partial-PID in the same folder, which goes away if the restore is
+interrupted or fails. Of several disks none gets its name before all are done.
+Holes stay holes; on a device, what is zeros is made to read as zeros. Where
+source and target lie on one file system with reflinks (XFS, btrfs), data is
+shared and not copied.
+
+All disks of FOLDER are those that it holds directly, as in its @times; if it
+holds none so, all beneath it.";
 
 /// Write a restore point to a file or a block device
 #[derive(Debug, Args)]
@@ -44,10 +53,11 @@ pub(super) struct RestoreArgs {
     #[command(flatten)]
     source: SourceArgs,
 
-    /// The restore point, as `qcowfs ls` prints it; or FOLDER@WHEN for all disks in a folder
+    /// The restore point, as `qcowfs ls` prints it; or FOLDER@WHEN for all disks of a VM
     checkpoint: String,
 
     /// File or block device; a folder, for files named after the disks; - for the standard output
+    /// (raw, one disk)
     target: PathBuf,
 
     /// What to write [default: raw]
@@ -80,14 +90,6 @@ enum OutputFormat {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Method {
     Zstd,
-}
-
-/// One disk to write.
-struct Order<'a> {
-    id: CheckpointId,
-    name: String,
-    image: &'a Arc<DiskImage>,
-    target: Target,
 }
 
 pub(super) fn run(args: &RestoreArgs, verbosity: Verbosity) -> Result<()> {
@@ -139,16 +141,19 @@ fn to_standard_output(
     if args.verify {
         return usage("what went to the standard output cannot be read again: leave --verify out");
     }
-    if backups.names.pick_all(&args.checkpoint).map_err(Error::Usage)?.is_some() {
+    if backups.pick_all(&args.checkpoint)?.is_some() {
         return usage("only one disk goes to the standard output");
     }
     let id = backups.pick(&args.checkpoint)?;
     let image = backups.image(id)?;
     let output = Output::standard(protected)?;
-    let (stop, start) = (obey_signals()?, Instant::now());
+    // A reader that takes nothing may keep us in a write for ever. There is nothing to clean up, and
+    // so no reason to wait for the end of it.
+    end_at_a_signal()?;
+    let start = Instant::now();
     let teller = Teller::new(verbosity.is_quiet());
     teller.about(&backups.name(id));
-    let done = output.write(image, &stop, &teller);
+    let done = output.write(image, &Stop::default(), &teller);
     teller.clear();
     let done = done.map_err(|e| Error::Usage(format!("{}: {e}", backups.name(id))))?;
     if !verbosity.is_quiet() {
@@ -176,15 +181,20 @@ impl RestoreArgs {
     }
 }
 
-/// SIGINT, SIGTERM and SIGHUP end the work and have it clean up; a second one ends the process. What
-/// was ignored (`nohup`, a shell's background) stays so.
-fn obey_signals() -> Result<Stop> {
-    let stop = Stop::default();
+/// Those of SIGINT, SIGTERM and SIGHUP that are not ignored: what was (`nohup`, a shell's background)
+/// stays so.
+fn signals_to_obey() -> impl Iterator<Item = i32> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    let is_ignored = |signal: i32| ignored >> (signal - 1) & 1 == 1;
-    for signal in [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !is_ignored(*signal)) {
+    let is_ignored = move |signal: i32| ignored >> (signal - 1) & 1 == 1;
+    [SIGINT, SIGTERM, SIGHUP].into_iter().filter(move |signal| !is_ignored(*signal))
+}
+
+/// A signal ends the work and has it clean up; a second one ends the process.
+fn obey_signals() -> Result<Stop> {
+    let stop = Stop::default();
+    for signal in signals_to_obey() {
         signal_hook::flag::register_conditional_shutdown(signal, 1, stop.flag())
             .and_then(|_| signal_hook::flag::register(signal, stop.flag()))
             .map_err(|e| Error::io("signals", e))?;
@@ -192,55 +202,17 @@ fn obey_signals() -> Result<Stop> {
     Ok(stop)
 }
 
-fn orders<'a>(args: &RestoreArgs, backups: &'a Backups, format: Format) -> Result<Vec<Order<'a>>> {
-    let order = |id: CheckpointId, target: Target| {
-        let image = backups.image(id)?;
-        Ok(Order { id, name: backups.name(id), image, target })
-    };
-    let Some(all) = backups.names.pick_all(&args.checkpoint).map_err(Error::Usage)? else {
-        let id = backups.pick(&args.checkpoint)?;
-        let disk = backups.plan.disk_of(id).map(|disk| disk.path.as_path());
-        let name = disk.and_then(Path::file_name).unwrap_or_default();
-        let within = args.target.join(file_name(&name.to_string_lossy(), format));
-        let target = if args.target.is_dir() { &within } else { &args.target };
-        if says_folder(&args.target) && !args.target.is_dir() {
-            let what =
-                format!("{}: there is no such folder: create it first", args.target.display());
-            return Err(Error::Usage(what));
+/// A signal ends the process, whatever it waits for.
+fn end_at_a_signal() -> Result<()> {
+    let fail = |e| Error::io("signals", e);
+    let mut signals = Signals::new(signals_to_obey()).map_err(fail)?;
+    let wait = move || {
+        if signals.forever().next().is_some() {
+            super::complain("interrupted: what came out is not the whole disk: start again");
+            std::process::exit(1);
         }
-        return Ok(vec![order(id, Target::look_at(target)?)?]);
     };
-    let folder = args.checkpoint.trim_start_matches("./").trim_start_matches('/');
-    let folder = folder.rsplit_once('@').map_or("", |(folder, _)| folder);
-    let mut orders = Vec::with_capacity(all.len());
-    let mut names = BTreeSet::new();
-    for (path, id) in all {
-        let path = path.strip_prefix(folder).unwrap_or(&path).trim_start_matches('/').to_owned();
-        let target = args.target.join(file_name(&path, format));
-        if !names.insert(target.clone()) {
-            let what = format!(
-                "{}: two disks would have this name: restore them one by one",
-                target.display()
-            );
-            return Err(Error::Usage(what));
-        }
-        let target = Target::look_ahead(&target)?;
-        orders.push(order(id, target)?);
-    }
-    Ok(orders)
-}
-
-/// Whether a path can only be meant for a folder.
-fn says_folder(path: &Path) -> bool {
-    let bytes = path.as_os_str().as_bytes();
-    let is_name = matches!(path.components().next_back(), Some(Component::Normal(_)));
-    !is_name || bytes.ends_with(b"/") || bytes.ends_with(b"/.")
-}
-
-/// The name of the file of a disk.
-fn file_name(disk: &str, format: Format) -> String {
-    let end = if format == Format::Raw { ".raw" } else { ".qcow2" };
-    if disk.ends_with(end) { disk.to_owned() } else { format!("{disk}{end}") }
+    thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop).map_err(fail)
 }
 
 /// Asks before anything is overwritten; refuses where nobody can answer.

@@ -21,23 +21,30 @@ use crate::tree::names::printable;
 #[command(after_help = "\
 Examples:
   qcowfs status /mnt/view
-      /mnt/view: /backups, by process 4711 since 2026-11-20T07:54:31Z (qcowfs 0.1.0)
-        options:        ro, nodev, nosuid, noatime, allow_other, missing=hide
-        disks:          3, with 41 restore points, 1 of them broken
-        reads:          24013 requests, 1.4 GiB; 2 failed
-        map cache:      1.2 MiB of 48 MiB; 99.6 % of 31870 were there
-        data cache:     20 MiB of 28 MiB; 71.3 % of 1502 were there
-        open:           2 files, 0 folders
-        errors:         2 in vm1/sda/INC-9.qcow2, the last one 2026-11-20T09:00:00Z: ...
-  qcowfs status /mnt/view --json | jq .reads.failed       for programs that watch it
-  qcowfs status /mnt/view >/dev/null || mail ...          1 if it is not mounted, dead, or hangs
+    /mnt/view: /backups, by process 4711 since 2026-11-20T07:54:31Z (qcowfs ...)
+      options:        ro, nodev, nosuid, noatime, allow_other, missing=hide
+      disks:          3, with 41 restore points, 1 of them broken
+      reads:          24013 requests, 1.4 GiB; 2 failed
+      map cache:      1.2 MiB of 48 MiB; 99.6 % of 31870 were there
+      data cache:     20 MiB of 28 MiB; 71.3 % of 1502 were there
+      open:           2 files, 0 folders
+      errors:         2 in vm1/sda/INC-9.qcow2, the last one 2026-11-20T09:...
+  qcowfs status /mnt/view --json | jq .reads.failed
+      for programs that watch it
+  qcowfs status /mnt/view >/dev/null || mail ...
+      1 if it is not mounted, dead, or hangs
 
-Reads are those that qcowfs was asked for: what the kernel had in its cache, or reads by itself
-(passthrough), is not among them.
+If the source cannot be looked at any more, the view stays as it was, and a line
+says since when and why:
+      source:         NOT FOLLOWED since 2026-11-20T09:00:00Z: /backups: not ...
+
+Reads are those that qcowfs was asked for: what the kernel had in its cache, or
+reads by itself (passthrough), is not among them.
 
 Exit codes:
   0  it answers
-  1  it does not: not mounted, its process is gone, or it hangs; one line says which
+  1  it does not: not mounted, its process is gone, or it hangs; one line says
+     which
   2  wrong usage")]
 pub(super) struct StatusArgs {
     /// Where the view is mounted
@@ -70,6 +77,11 @@ fn tell(out: &mut dyn Write, status: &Value, painter: Painter) -> io::Result<()>
     let (pid, since, version) = (number("/pid"), text("since"), text("version"));
     writeln!(out, "{point}: {source}, by process {pid} since {since} (qcowfs {version})")?;
     let mut row = |name: &str, value: &str| writeln!(out, "  {name:<15} {value}");
+    if let Some(reason) = status.pointer("/stale/reason").and_then(Value::as_str) {
+        let since = status.pointer("/stale/since").and_then(Value::as_str).unwrap_or("?");
+        let told = format!("NOT FOLLOWED since {}: {}", printable(since), printable(reason));
+        row("source:", &painter.paint(Tone::Bad, &told))?;
+    }
     let options = status["options"].as_array().into_iter().flatten();
     let options: Vec<_> = options.filter_map(Value::as_str).map(printable).collect();
     row("options:", &options.join(", "))?;

@@ -14,10 +14,12 @@ use crate::error::Result;
 Examples:
   qcowfs umount /mnt/view
       prints nothing, or who is in the way:
-      qcowfs: /mnt/view: busy: `fuser -vm /mnt/view` or `lsof /mnt/view` shows who uses it; ...
-  qcowfs umount --lazy /mnt/view         although somebody still uses it: they may finish
+      qcowfs: /mnt/view: busy: `fuser -vm /mnt/view` shows who uses it; ...
+  qcowfs umount --lazy /mnt/view
+      although somebody still uses it: they may finish
 
-A loop device on a disk.img keeps the view busy, too: `losetup -a` shows it, `losetup -d` ends it.")]
+A loop device on a disk.img keeps the view busy, too: `losetup -a` shows it,
+`losetup -d` ends it.")]
 pub(super) struct UmountArgs {
     /// Where the view is mounted
     #[arg(value_name = "MOUNTPOINT")]

@@ -27,6 +27,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use fuser::{INodeNo, Notifier};
 use parking_lot::{Mutex, RwLock};
@@ -38,6 +39,21 @@ use crate::tree::{Attr, Ino, Tree};
 pub struct Live {
     tree: RwLock<Arc<Tree>>,
     nodes: Mutex<Nodes>,
+    stale: Mutex<Option<Stale>>,
+    /// When the look at the source began that is under way.
+    looking: Mutex<Option<SystemTime>>,
+}
+
+/// A look that takes longer is told of: a network file system may never answer.
+const LONG_LOOK: Duration = Duration::from_mins(1);
+
+/// The tree is not what the source holds now: the source cannot be looked at.
+#[derive(Debug, Clone)]
+pub(super) struct Stale {
+    /// The first look that failed, of those since the last one that did not.
+    pub(super) since: SystemTime,
+    /// Why the last one did.
+    pub(super) reason: String,
 }
 
 /// What the kernel knows of.
@@ -51,7 +67,41 @@ struct Nodes {
 
 impl Live {
     pub(super) fn new(tree: Arc<Tree>) -> Self {
-        Self { tree: RwLock::new(tree), nodes: Mutex::default() }
+        let (nodes, stale, looking) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { tree: RwLock::new(tree), nodes, stale, looking }
+    }
+
+    /// A look at the source begins; [`Self::go_stale`] or [`Self::go_fresh`] tells how it ended.
+    pub fn begin_look(&self, now: SystemTime) {
+        *self.looking.lock() = Some(now);
+    }
+
+    /// The source could not be looked at. Returns whether that is new, or for another reason.
+    pub fn go_stale(&self, reason: &str) -> bool {
+        *self.looking.lock() = None;
+        let mut stale = self.stale.lock();
+        if stale.as_ref().is_some_and(|stale| stale.reason == reason) {
+            return false;
+        }
+        let since = stale.as_ref().map_or_else(SystemTime::now, |stale| stale.since);
+        *stale = Some(Stale { since, reason: reason.to_owned() });
+        true
+    }
+
+    /// The tree is what the source holds. Returns whether it was not before.
+    pub fn go_fresh(&self) -> bool {
+        *self.looking.lock() = None;
+        self.stale.lock().take().is_some()
+    }
+
+    /// Since when and why the tree is not what the source holds; none if it is, as far as known.
+    pub(super) fn stale(&self) -> Option<Stale> {
+        let known = self.stale.lock().clone();
+        known.or_else(|| {
+            let since = (*self.looking.lock())?;
+            let reason = "it is being looked at, and has not answered".to_owned();
+            (since.elapsed().unwrap_or_default() > LONG_LOOK).then_some(Stale { since, reason })
+        })
     }
 
     /// The tree as it is now.
@@ -144,4 +194,30 @@ fn harmless(error: io::Error) -> io::Result<()> {
     }
     log::debug!("the kernel does not forget a name: {error}");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::ViewOptions;
+
+    #[test]
+    fn a_view_is_stale_from_the_first_failure_until_a_look_succeeds() {
+        let source = tempfile::tempdir().unwrap();
+        let tree = Tree::from_source(source.path(), &ViewOptions::default()).unwrap();
+        let live = Live::new(Arc::new(tree));
+        let told = || live.stale().map(|stale| stale.reason);
+        live.begin_look(SystemTime::now());
+        assert_eq!(told(), None, "a look that has just begun");
+        assert!(live.go_stale("gone") && !live.go_stale("gone"), "the same is news once");
+        let since = live.stale().unwrap().since;
+        assert!(live.go_stale("wrong"));
+        assert_eq!((told().unwrap(), live.stale().unwrap().since), ("wrong".to_owned(), since));
+        assert!(live.go_fresh() && !live.go_fresh());
+        assert_eq!(told(), None);
+        live.begin_look(SystemTime::now() - LONG_LOOK * 2);
+        assert!(told().unwrap().contains("has not answered"));
+        live.go_fresh();
+        assert_eq!(told(), None);
+    }
 }

@@ -15,6 +15,7 @@ use rustix::process::{getegid, geteuid};
 use serde::Serialize;
 
 use super::handles::{Listed, Listing};
+use super::live::Stale;
 use crate::error::Error;
 use crate::tree::plan::rfc3339;
 use crate::tree::{Attr, CachesUse, Counts, Ino, NodeKind, Opened, Tree};
@@ -77,6 +78,7 @@ struct Told<'a> {
     mount_point: String,
     options: &'a [String],
     threads: usize,
+    stale: Option<ToldStale>,
     #[serde(flatten)]
     counts: Counts,
     reads: Reads,
@@ -84,6 +86,13 @@ struct Told<'a> {
     errors_of_other_files: u64,
     caches: CachesUse,
     open: Open,
+}
+
+/// Since when and why the view is not what the source holds.
+#[derive(Debug, Serialize)]
+struct ToldStale {
+    since: String,
+    reason: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -180,17 +189,17 @@ impl Status {
         (ino == FOLDER_INO).then(|| Listing::new(entries()))
     }
 
-    /// The file as of now. `open`: how many files and folders are open.
+    /// The file as of now. `now`: whether the tree is stale, and how many files and folders are open.
     pub(super) fn open(
         &self,
         ino: Ino,
         tree: &Tree,
-        open: impl FnOnce() -> (usize, usize),
+        now: impl FnOnce() -> (Option<Stale>, usize, usize),
     ) -> Option<Opened> {
-        (ino == FILE_INO).then(|| Opened::Text(self.text(tree, open()).into()))
+        (ino == FILE_INO).then(|| Opened::Text(self.text(tree, now()).into()))
     }
 
-    fn text(&self, tree: &Tree, (files, folders): (usize, usize)) -> Vec<u8> {
+    fn text(&self, tree: &Tree, (stale, files, folders): (Option<Stale>, usize, usize)) -> Vec<u8> {
         let (errors, errors_of_other_files) = self.told_faults();
         let failed = errors.iter().map(|fault| fault.count).sum::<u64>() + errors_of_other_files;
         let told = Told {
@@ -201,6 +210,7 @@ impl Status {
             mount_point: self.about.mount_point.to_string_lossy().into_owned(),
             options: &self.about.options,
             threads: self.about.threads,
+            stale: stale.map(|Stale { since, reason }| ToldStale { since: rfc3339(since), reason }),
             counts: tree.counts(),
             reads: Reads {
                 requests: self.reads.load(Ordering::Relaxed),

@@ -86,6 +86,10 @@ enum RawTime {
 /// Reads the text of the sidecar in `folder` (within the source). Answers the declarations by
 /// path within the source, or what is wrong, in words for the one who wrote it.
 pub fn parse(folder: &Path, text: &str) -> Result<BTreeMap<PathBuf, Declaration>, String> {
+    declarations(folder, text).map_err(|e| format!("{e}; correct that, or move the file away"))
+}
+
+fn declarations(folder: &Path, text: &str) -> Result<BTreeMap<PathBuf, Declaration>, String> {
     let raw: RawSidecar = toml::from_str(text).map_err(|e| {
         let before = e.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
         let line = before.matches('\n').count() + 1;

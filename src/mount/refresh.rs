@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use fuser::Notifier;
 use log::{debug, error, info, warn};
@@ -67,7 +67,6 @@ pub(super) fn start(
             poll: None,
             retry: None,
             again: None,
-            complaint: None,
             rest_until: None,
         };
         refresher.prepare(refresh, ring);
@@ -89,8 +88,6 @@ struct Refresher {
     retry: Option<Duration>,
     /// When to look once more, or to take attributes from the kernel once more.
     again: Option<(Instant, Vec<Ino>)>,
-    /// The last reason of a failed look: it is said once.
-    complaint: Option<String>,
     rest_until: Option<Instant>,
 }
 
@@ -194,18 +191,19 @@ impl Refresher {
             writers.forget_old(begun);
             writers.clone()
         };
+        self.served.begin_look(SystemTime::now());
         let looked = self.live.look_again(&writers, begun);
         let took = begun.elapsed();
         let rest = if missed { LONGEST_REST } else { (took * REST).min(LONGEST_REST) };
         self.rest_until = Some(begun + took + rest);
         match looked {
-            Err(e) => self.complain(e.to_string()),
+            Err(e) => self.complain(&e.to_string()),
             Ok(changes) => {
-                self.recover();
                 debug!("looked at the source in {took:?}");
                 let tree = Arc::clone(self.live.tree());
                 // Also where nothing changed that the kernel keeps: reasons may have.
                 self.served.replace(tree, &changes, &self.kernel)?;
+                self.recover();
                 if !changes.is_empty() {
                     info!("refreshed: {}", changes.points);
                     self.again = Some((Instant::now() + AFTERMATH, changes.attributes));
@@ -229,17 +227,17 @@ impl Refresher {
         }
     }
 
-    fn complain(&mut self, reason: String) {
-        if self.complaint.as_ref() != Some(&reason) {
+    fn complain(&mut self, reason: &str) {
+        // It is tried again and again, and said once.
+        if self.served.go_stale(reason) {
             error!("the view stays as it was: {reason}");
         }
-        self.complaint = Some(reason);
         let (first, longest) = RETRY;
         self.retry = Some(self.retry.map_or(first, |before| (before * 2).min(longest)));
     }
 
     fn recover(&mut self) {
-        if self.complaint.take().is_some() {
+        if self.served.go_fresh() {
             info!("the source can be looked at again");
         }
         self.retry = None;

@@ -124,13 +124,27 @@ impl Roots {
 
 impl AllowedRoot {
     fn open(path: &Path) -> Result<Self> {
-        let wrong = |e: Error| Error::Usage(format!("--allow-root {e}"));
+        let wrong = |e: Error| Error::Usage(format!("--allow-root {e}{}", advice(&e)));
         let root = SourceRoot::open(path).map_err(wrong)?;
         let called = std::path::absolute(path).map_err(|e| wrong(Error::io(path, e)))?;
         // What it is called with a `..` in it may be something else.
         let is_plain = called.components().all(|part| part != Component::ParentDir);
         let called = if is_plain { called } else { root.path().to_path_buf() };
         Ok(Self { root, called })
+    }
+}
+
+/// What to do about a folder that cannot be allowed.
+fn advice(error: &Error) -> &'static str {
+    let Error::Io { source, .. } = error else { return "" };
+    match source.kind() {
+        io::ErrorKind::NotFound => {
+            ": is the path right, and its file system mounted? If nothing is needed from there, leave it \
+             out (among mount options: follow=)"
+        }
+        io::ErrorKind::NotADirectory => ": name the folder that holds the files",
+        io::ErrorKind::PermissionDenied => ": try it as root, or as the owner",
+        _ => "",
     }
 }
 
@@ -191,6 +205,21 @@ mod tests {
         assert_eq!(of("x/../../../images/a"), Located::Unclear);
         assert_eq!(of("../../images2/a"), Located::Elsewhere(path("images2/a")));
         assert_eq!(of("../../../../../../../../../../etc/a"), Located::Elsewhere("/etc/a".into()));
+    }
+
+    #[test]
+    fn what_is_no_folder_is_named_with_what_to_do() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (gone, file) = (scratch.path().join("gone"), scratch.path().join("file"));
+        std::fs::write(&file, "").unwrap();
+        let said = |path: &Path| {
+            Roots::open(scratch.path(), &[path.to_path_buf()]).unwrap_err().to_string()
+        };
+        let named = |path: &Path| format!("--allow-root {}: ", path.display());
+        assert!(said(&gone).starts_with(&named(&gone)), "{}", said(&gone));
+        assert!(said(&gone).contains("is the path right"), "{}", said(&gone));
+        assert!(said(&file).starts_with(&named(&file)), "{}", said(&file));
+        assert!(said(&file).contains("name the folder"), "{}", said(&file));
     }
 
     #[test]

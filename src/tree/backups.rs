@@ -9,7 +9,7 @@ use super::caches::Caches;
 use super::images::Images;
 use super::missing::Missing;
 use super::plan::Plan;
-use super::select::Names;
+use super::select::{Names, Together};
 use super::{ViewOptions, read_catalog};
 use crate::chain::catalog::{Catalog, CheckpointId, State};
 use crate::error::{Error, Result};
@@ -39,7 +39,26 @@ impl Backups {
 
     /// The one restore point that is meant.
     pub fn pick(&self, wanted: &str) -> Result<CheckpointId> {
-        self.names.pick(wanted).map_err(Error::Usage)
+        self.names.pick(wanted).map_err(|e| self.not_found(e))
+    }
+
+    /// All disks of a VM at one moment; none if it is one restore point that is meant.
+    pub fn pick_all(&self, wanted: &str) -> Result<Option<Together>> {
+        self.names.pick_all(wanted).map_err(|e| self.not_found(e))
+    }
+
+    /// What is not found may be in a folder that nobody could look into.
+    fn not_found(&self, mut what: String) -> Error {
+        let mut faults = self.catalog.skipped().iter().filter(|skipped| skipped.is_fault);
+        if let Some(fault) = faults.next() {
+            let (path, more) = (fault.path.display(), faults.count());
+            let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+            let _ = write!(
+                what,
+                "; this of the source cannot be read: {path}{more} (`qcowfs ls` says why)"
+            );
+        }
+        Error::Usage(what)
     }
 
     /// The path of a restore point in the view.

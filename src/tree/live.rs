@@ -67,8 +67,9 @@ impl Place {
             return Ok(Self { folder: real, only: None });
         }
         if !stat.is_file() {
-            let what = format!("{}: neither a folder nor a regular file", source.display());
-            return Err(Error::Usage(what));
+            let what = "neither a folder nor a regular file: name the folder of the backups, or one of \
+                        them";
+            return Err(Error::Usage(format!("{}: {what}", source.display())));
         }
         let folder = real.parent().unwrap_or(Path::new("/")).to_path_buf();
         Ok(Self { folder, only: real.file_name().map(PathBuf::from) })

@@ -78,7 +78,7 @@ impl Plan {
         let vm = |(folder, name): (PathBuf, String)| {
             VmPlan::new(&folder, name, within.get(folder.as_path())?, &disks)
         };
-        let vms = folders.times.into_iter().filter_map(vm).collect();
+        let vms = folders.times().into_iter().filter_map(vm).collect();
         Self { disks, vms, places }
     }
 
@@ -106,18 +106,17 @@ impl Plan {
 }
 
 /// Which names are taken in each folder of the view.
+#[derive(Default)]
 struct Folders {
     /// Disks by folder of the source.
     disks_in: BTreeMap<PathBuf, usize>,
     taken: HashMap<PathBuf, Taken>,
-    /// The folders of the view that are taken for VMs, and what the one of moments is called there.
-    times: Vec<(PathBuf, String)>,
+    vms: Vms,
 }
 
 impl Folders {
     fn new(catalog: &Catalog) -> Self {
-        let mut folders =
-            Self { disks_in: BTreeMap::new(), taken: HashMap::new(), times: Vec::new() };
+        let mut folders = Self::default();
         for disk in &catalog.disks {
             *folders.disks_in.entry(disk.key.folder.clone()).or_default() += 1;
         }
@@ -131,16 +130,22 @@ impl Folders {
                 folders.taken.entry(folder).or_default().reserve(&name);
             }
         }
-        let mut vms = Vms::default();
         for disk in &catalog.disks {
-            vms.count(folders.above(disk));
-        }
-        // The folder of moments is called so unless the source has one of that name.
-        for folder in vms.folders() {
-            let name = folders.taken.entry(folder.to_path_buf()).or_default().give(TIMES);
-            folders.times.push((folder.to_path_buf(), name));
+            let folder = folders.above(disk);
+            folders.vms.count(folder);
         }
         folders
+    }
+
+    /// The folders of the view that are taken for VMs, and what the one of moments is called there:
+    /// so unless a folder of the source or a disk has that name. All disks have their names before.
+    fn times(self) -> Vec<(PathBuf, String)> {
+        let Self { vms, mut taken, .. } = self;
+        let name = |folder: &Path| {
+            let name = taken.entry(folder.to_path_buf()).or_default().give(TIMES);
+            (folder.to_path_buf(), name)
+        };
+        vms.folders().map(name).collect()
     }
 
     /// The folder of the view that holds a disk's folder.

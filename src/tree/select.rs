@@ -2,9 +2,13 @@
 //! `vm1@2024-01-26T10:00`.
 //!
 //! A name is the restore point's path in the view, of which any folders in front may be left out
-//! as long as only one restore point is meant; so is the name of a disk in front of an `@`.
+//! as long as only one restore point is meant; so is the name of a disk in front of an `@`. The
+//! links of a moment in the view (`vm1/@times/TIME/sda.img`) are names, too.
 
+mod moment;
 mod near;
+mod together;
+mod unknown;
 mod when;
 
 use std::collections::HashMap;
@@ -13,16 +17,17 @@ use std::time::SystemTime;
 use super::plan::{BY_TIME, DiskPlan, LATEST, Plan, rfc3339};
 use crate::chain::catalog::{Catalog, CheckpointId};
 use crate::chain::place::Kind;
+use moment::{Moments, Part};
 use near::nearest;
+pub use together::Together;
+use unknown::{listed, or_near};
 pub use when::When;
-
-/// How many names a refusal lists.
-const MOST_LISTED: usize = 6;
 
 /// All restore points of a source, to be picked from.
 #[derive(Debug)]
 pub struct Names {
     disks: Vec<Disk>,
+    moments: Vec<Moments>,
 }
 
 #[derive(Debug)]
@@ -49,7 +54,8 @@ type Refusal = String;
 impl Names {
     /// The names that a plan gives.
     pub fn new(catalog: &Catalog, plan: &Plan) -> Self {
-        Self { disks: plan.disks.iter().map(|disk| Disk::new(catalog, disk)).collect() }
+        let disks = plan.disks.iter().map(|disk| Disk::new(catalog, disk)).collect();
+        Self { disks, moments: plan.vms.iter().map(Moments::new).collect() }
     }
 
     /// The one restore point that is meant.
@@ -58,31 +64,20 @@ impl Names {
         if let Some(found) = self.named(wanted)? {
             return Ok(found);
         }
+        if let Some((moments, time, part)) = self.moment(wanted)? {
+            let Part::Disk(number) = part else {
+                let one = moments.example(time);
+                return Err(format!("`{wanted}` is all disks of a VM: name one, such as {one}"));
+            };
+            return self.disks.get(number).ok_or_else(|| self.unknown(wanted))?.at(time);
+        }
         match wanted.rsplit_once('@') {
-            Some((disk, when)) => self.disk(disk)?.at(when),
-            None => Err(self.unknown(wanted)),
+            // A path of the view may have an `@`, and no time has a `/`.
+            Some((disk, when)) if !when.contains('/') => {
+                self.disk(disk.trim_end_matches('/'))?.at(when)
+            }
+            _ => Err(self.unknown(wanted)),
         }
-    }
-
-    /// Of each disk in a folder of the view the restore point of that time, with the disk's path:
-    /// `vm1@latest`. An empty folder (`@latest`) is the whole source. `None` if it is not a folder
-    /// with disks that is meant.
-    pub fn pick_all(&self, wanted: &str) -> Result<Option<Vec<(String, CheckpointId)>>, Refusal> {
-        let wanted = plain(wanted);
-        let Some((folder, when)) = wanted.rsplit_once('@') else { return Ok(None) };
-        if self.named(wanted)?.is_some() || (folder.is_empty() && self.disks.len() == 1) {
-            return Ok(None);
-        }
-        let within = |disk: &&Disk| {
-            let rest = disk.path.strip_prefix(folder);
-            folder.is_empty() || rest.is_some_and(|rest| rest.starts_with('/'))
-        };
-        let found: Vec<_> = self.disks.iter().filter(within).collect();
-        if found.is_empty() {
-            return Ok(None);
-        }
-        let pick = |disk: &&Disk| Ok((disk.path.clone(), disk.at(when)?));
-        found.iter().map(pick).collect::<Result<_, _>>().map(Some)
     }
 
     /// All restore points of the disk of this name; none if there is no such disk, or several.
@@ -130,6 +125,9 @@ impl Names {
         match found.as_slice() {
             [disk] => Ok(disk),
             [] => {
+                if let Some(told) = self.is_folder(wanted) {
+                    return Err(told);
+                }
                 let near = nearest(wanted, paths());
                 Err(format!("there is no disk `{wanted}`{}", or_near(&near)))
             }
@@ -138,24 +136,6 @@ impl Names {
                 Err(format!("`{wanted}` may be any of: {}", listed(names)))
             }
         }
-    }
-
-    /// What to say of a name that nothing has.
-    fn unknown(&self, wanted: &str) -> Refusal {
-        let is_it = |disk: &&Disk| disk.path == wanted || ends_with(&disk.path, wanted);
-        if let Some(disk) = self.disks.iter().find(is_it) {
-            let path = &disk.path;
-            return format!(
-                "`{wanted}` is a disk: say which restore point of it, such as {path}@latest"
-            );
-        }
-        let own = |(disk, point): (&Disk, &Point)| {
-            let name = point.names.first().map_or("", String::as_str);
-            format!("{}/{name}", disk.path)
-        };
-        let names: Vec<String> = self.points().map(own).collect();
-        let near = nearest(wanted, names.iter().map(String::as_str));
-        format!("there is no restore point `{wanted}`{}", or_near(&near))
     }
 
     fn points(&self) -> impl Iterator<Item = (&Disk, &Point)> {
@@ -187,28 +167,39 @@ impl Disk {
     /// a word is not for us to decide.
     fn at(&self, when: &str) -> Result<CheckpointId, Refusal> {
         let path = &self.path;
-        match when.parse()? {
-            When::Latest => self.latest.ok_or_else(|| {
-                format!("no restore point of {path} is whole: pick one by its name")
-            }),
+        let parsed = when.parse()?;
+        if let Some(id) = self.until(parsed) {
+            return Ok(id);
+        }
+        if parsed == When::Latest {
+            return Err(format!(
+                "no restore point of {path} is whole: pick one by its name; `qcowfs ls` has them, with the reasons"
+            ));
+        }
+        Err(match self.backups().min_by_key(|point| point.time) {
+            Some(oldest) => {
+                let time = rfc3339(oldest.time);
+                let name = oldest.names.first().map_or("", String::as_str);
+                format!(
+                    "{path} has no restore point of {when} or before: the oldest is {name}, of {time}"
+                )
+            }
+            None => format!("{path} has no finished backup"),
+        })
+    }
+
+    fn until(&self, when: When) -> Option<CheckpointId> {
+        match when {
+            When::Latest => self.latest,
             When::Until(end) => {
-                let backups = || self.points.iter().filter(|point| point.is_backup);
-                let newest = backups().filter(|point| point.time < end).max_by_key(|p| p.time);
-                if let Some(point) = newest {
-                    return Ok(point.id);
-                }
-                Err(match backups().min_by_key(|point| point.time) {
-                    Some(oldest) => {
-                        let time = rfc3339(oldest.time);
-                        let name = oldest.names.first().map_or("", String::as_str);
-                        format!(
-                            "{path} has no restore point of {when} or before: the oldest is {name}, of {time}"
-                        )
-                    }
-                    None => format!("{path} has no finished backup"),
-                })
+                let before = self.backups().filter(|point| point.time < end);
+                before.max_by_key(|point| point.time).map(|point| point.id)
             }
         }
+    }
+
+    fn backups(&self) -> impl Iterator<Item = &Point> {
+        self.points.iter().filter(|point| point.is_backup)
     }
 }
 
@@ -222,22 +213,6 @@ fn plain(wanted: &str) -> &str {
 /// Whether a path ends with these parts.
 fn ends_with(path: &str, parts: &str) -> bool {
     path.strip_suffix(parts).is_some_and(|rest| rest.ends_with('/'))
-}
-
-fn listed<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
-    let more = names.len().saturating_sub(MOST_LISTED);
-    let mut text = names.take(MOST_LISTED).collect::<Vec<_>>().join(", ");
-    if more > 0 {
-        text = format!("{text}, and {more} more");
-    }
-    text
-}
-
-fn or_near(near: &[&str]) -> String {
-    if near.is_empty() {
-        return "; see `qcowfs ls`".into();
-    }
-    format!("; is it {}?", near.join(" or "))
 }
 
 #[cfg(test)]

@@ -124,6 +124,11 @@ impl VmPlan {
         (!moments.is_empty()).then_some(Self { folder, name, moments, disks, lines })
     }
 
+    /// The disks by their numbers in the plan, each with the name of the links to it.
+    pub fn links_of_disks(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.disks.iter().copied().zip(self.lines.iter().map(|line| line.link.as_str()))
+    }
+
     /// The links of a moment in the order of the disks, each with the number that it always has
     /// there: its name, and where it leads.
     pub fn links<'a>(

@@ -30,6 +30,10 @@ impl Tree {
     pub fn xattr(&self, ino: Ino, name: &str) -> Option<String> {
         let (id, partition) = self.told_of(ino)?;
         if LISTS.contains(&name) {
+            // The lists are those of the disk, but a partition that is gone has none.
+            if partition > 0 {
+                Told::of(&self.alone(id), partition)?;
+            }
             let file = InfoFile::new(&self.catalog, &self.plan, id, &self.images);
             return Some(list(&file, name)).filter(|value| !value.is_empty());
         }

@@ -1,3 +1,4 @@
+use super::super::times::VmPlan;
 use super::*;
 
 fn second(text: &str) -> SystemTime {
@@ -33,7 +34,7 @@ fn names() -> Names {
     let other = [("FULL-10", "2024-03-01T00:00:00Z")];
     let disks =
         vec![disk("vm1/sda", 0, &sda), disk("vm1/sdb", 10, &sdb), disk("vm2/sda", 20, &other)];
-    Names { disks }
+    Names { disks, moments: Vec::new() }
 }
 
 fn pick(wanted: &str) -> usize {
@@ -64,7 +65,8 @@ fn what_comes_first_may_be_left_out_where_only_one_is_meant() {
     assert!(told.contains("vm1/sda, vm2/sda"), "{told}");
     let told = self::told("@latest");
     assert!(told.contains("vm1/sda, vm1/sdb, vm2/sda"), "{told}");
-    let one = Names { disks: vec![disk("vm1/sda", 0, &[("FULL-10+", "2024-01-25T10:00:00Z")])] };
+    let disks = vec![disk("vm1/sda", 0, &[("FULL-10+", "2024-01-25T10:00:00Z")])];
+    let one = Names { disks, moments: Vec::new() };
     assert_eq!(one.pick("@latest").unwrap().0, 0);
     assert_eq!(one.pick("latest").unwrap().0, 0);
 }
@@ -88,7 +90,7 @@ fn a_time_is_that_of_the_newest_not_later_backup() {
 #[test]
 fn the_order_of_names_does_not_decide_what_is_newest() {
     let points = [("b", "2024-01-26T10:00:00Z"), ("a", "2024-01-25T10:00:00Z")];
-    let names = Names { disks: vec![disk("sda", 0, &points)] };
+    let names = Names { disks: vec![disk("sda", 0, &points)], moments: Vec::new() };
     assert_eq!(names.pick("sda@2025-01-01").unwrap().0, 0);
 }
 
@@ -97,21 +99,92 @@ fn a_wrong_name_suggests_the_near_ones() {
     assert!(told("vm1/sda/INC-21").contains("is it vm1/sda/INC-11"));
     assert!(told("vm1/sad@latest").contains("is it vm1/sda"));
     assert!(told("vm1/sda").contains("vm1/sda@latest"));
+    assert!(told("vm1/sbd").contains("vm1/sdb@latest?"), "{}", told("vm1/sbd"));
+    assert!(told("sdbb").contains("is it vm1/sdb@latest or "), "{}", told("sdbb"));
+    let told_of_two = told("sda");
+    assert!(told_of_two.contains("any of: vm1/sda, vm2/sda"), "{told_of_two}");
+    assert!(told("vm2").contains("vm2/sda@latest"), "{}", told("vm2"));
+    assert!(told("vm1@latest").contains("`vm1` is a folder with disks"), "{}", told("vm1@latest"));
+    let mounted = told("/mnt/view/vm2/sda/FULL-10/disk.img");
+    assert!(mounted.contains("is it vm2/sda/FULL-10?"), "{mounted}");
+    let partition = told("vm1/sda/latest/p1.img");
+    assert!(partition.contains("a whole disk is meant: vm1/sda/latest"), "{partition}");
     assert!(told("elsewhere").contains("qcowfs ls"));
+}
+
+type Found = Vec<(String, usize)>;
+
+/// Each disk's name beneath the folder, its number, and what is told of others.
+fn all_of(names: &Names, wanted: &str) -> Option<(Found, Option<String>)> {
+    let all = names.pick_all(wanted).unwrap_or_else(|e| panic!("{wanted}: {e}"))?;
+    Some((all.disks.into_iter().map(|(name, id)| (name, id.0)).collect(), all.without))
+}
+
+fn disks(pairs: &[(&str, usize)]) -> Found {
+    pairs.iter().map(|(path, n)| ((*path).to_owned(), *n)).collect()
 }
 
 #[test]
 fn a_folder_is_all_disks_in_it() {
-    let all = |wanted| names().pick_all(wanted).unwrap();
-    let of = |pairs: &[(&str, usize)]| {
-        Some(pairs.iter().map(|(path, n)| ((*path).to_owned(), CheckpointId(*n))).collect())
-    };
-    assert_eq!(all("vm1@2024-01-26"), of(&[("vm1/sda", 1), ("vm1/sdb", 11)]));
-    assert_eq!(all("@2024-03-01"), of(&[("vm1/sda", 2), ("vm1/sdb", 11), ("vm2/sda", 20)]));
+    let all = |wanted| all_of(&names(), wanted);
+    let vm = Some((disks(&[("sda", 1), ("sdb", 11)]), None));
+    assert_eq!(all("vm1@2024-01-26"), vm);
+    assert_eq!(all("/vm1/@2024-01-26"), vm);
+    let store = disks(&[("vm1/sda", 2), ("vm1/sdb", 11), ("vm2/sda", 20)]);
+    assert_eq!(all("@2024-03-01"), Some((store, None)));
     assert_eq!(all("vm1/sda@latest"), None, "a disk is no folder");
     assert_eq!(all("vm1/sda/INC-11"), None);
     assert_eq!(all("vm@latest"), None, "half a name is no folder");
     assert_eq!(all("only@here"), None);
     let told = names().pick_all("@2024-01-26").unwrap_err();
     assert!(told.contains("vm2/sda has no restore point"), "all or nothing: {told}");
+}
+
+#[test]
+fn a_folder_with_disks_is_a_vm_and_what_lies_deeper_is_not_of_it() {
+    let one = |path, n| disk(path, n, &[("FULL+", "2024-01-25T10:00:00Z")]);
+    let paths = ["a/vm1/sda", "a/vm1/sdb", "a/vm1/old/sda", "a/vm2/sda", "b/vm2/sda", "b/x"];
+    let list = paths.iter().enumerate().map(|(n, path)| one(path, n)).collect();
+    let names = Names { disks: list, moments: Vec::new() };
+    let (found, without) = all_of(&names, "a/vm1@latest").unwrap();
+    assert_eq!(found, disks(&[("sda", 0), ("sdb", 1)]));
+    assert!(without.is_some_and(|told| told.contains("a/vm1/old/sda")));
+    assert_eq!(all_of(&names, "vm1@latest").unwrap().0, disks(&[("sda", 0), ("sdb", 1)]));
+    let store = [("vm1/sda", 0), ("vm1/sdb", 1), ("vm1/old/sda", 2), ("vm2/sda", 3)];
+    assert_eq!(all_of(&names, "a@latest"), Some((disks(&store), None)));
+    assert!(names.pick_all("vm2@latest").unwrap_err().contains("a/vm2, b/vm2"));
+    assert_eq!(all_of(&names, "x@latest"), None, "a disk");
+}
+
+#[test]
+fn what_the_view_shows_of_a_moment_is_a_name() {
+    let backup = |at: &str, name: &str| super::super::plan::Backup {
+        time: second(at),
+        name: name.into(),
+        is_whole: true,
+    };
+    let plan = |path: &str, backups| DiskPlan { path: path.into(), backups, ..DiskPlan::default() };
+    let (first, second) = ("2024-01-25T10:00:00Z", "2024-01-25T10:00:01Z");
+    let plans = [
+        plan("vm1/sda", vec![backup(first, "FULL-10")]),
+        plan("vm1/sdb", vec![backup(second, "FULL-10")]),
+    ];
+    let vm = VmPlan::new("vm1".as_ref(), "@times".into(), &[0, 1], &plans).unwrap();
+    let names = Names { moments: vec![Moments::new(&vm)], ..names() };
+    let (whole, early) = (format!("vm1/@times/{second}"), format!("@times/{first}/"));
+    let found = all_of(&names, &whole).unwrap();
+    assert_eq!(found, (disks(&[("sda", 0), ("sdb", 10)]), None));
+    let (found, without) = all_of(&names, &early).unwrap();
+    assert_eq!(found, disks(&[("sda", 0)]));
+    assert!(without.is_some_and(|told| told.contains("vm1/sdb")), "one that came later");
+    assert_eq!(names.pick(&format!("/{whole}/sdb.img")).unwrap().0, 10);
+    assert_eq!(all_of(&names, &format!("{whole}/sdb.img")), None, "one disk");
+    let told = |wanted: &str| names.pick(wanted).unwrap_err();
+    assert!(told(&whole).contains(&format!("such as vm1/@times/{second}/sda.img")));
+    assert!(told(&format!("{whole}/sdc.img")).contains("sda.img, sdb.img"));
+    assert!(told(&format!("vm1/@times/{first}/sdb.img")).contains("the oldest is FULL-10"));
+    let mounted = told(&format!("/mnt/view/{whole}/sda.img"));
+    assert!(mounted.contains(&format!("is it {whole}/sda.img?")), "{mounted}");
+    let told = told("vm1/@times/2024-01-25T10:00:07Z");
+    assert!(told.contains(&format!("is it {first} or {second}")), "{told}");
 }

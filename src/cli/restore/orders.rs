@@ -1,0 +1,126 @@
+//! Which disks a restore writes, and where to: all that can be refused before anything is touched.
+
+use std::collections::BTreeSet;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path};
+use std::sync::Arc;
+
+use super::RestoreArgs;
+use crate::chain::catalog::CheckpointId;
+use crate::error::{Error, Result};
+use crate::restore::{Format, Target};
+use crate::tree::backups::Backups;
+use crate::tree::missing::Missing;
+use crate::tree::select::Together;
+use crate::view::DiskImage;
+
+/// One disk to write.
+pub(super) struct Order<'a> {
+    pub(super) id: CheckpointId,
+    pub(super) name: String,
+    pub(super) image: &'a Arc<DiskImage>,
+    pub(super) target: Target,
+}
+
+impl<'a> Order<'a> {
+    fn new(backups: &'a Backups, id: CheckpointId, target: Target) -> Result<Self> {
+        let (name, image) = (backups.name(id), backups.image(id)?);
+        if backups.images.missing() == Missing::Eio {
+            refuse_lost(&name, image)?;
+        }
+        refuse_no_device(&target)?;
+        Ok(Self { id, name, image, target })
+    }
+}
+
+/// The disks that are asked for, in the order of their names.
+pub(super) fn orders<'a>(
+    args: &RestoreArgs,
+    backups: &'a Backups,
+    format: Format,
+) -> Result<Vec<Order<'a>>> {
+    match backups.pick_all(&args.checkpoint)? {
+        Some(all) => all_orders(args, backups, format, all),
+        None => one_order(args, backups, format).map(|order| vec![order]),
+    }
+}
+
+fn one_order<'a>(args: &RestoreArgs, backups: &'a Backups, format: Format) -> Result<Order<'a>> {
+    let id = backups.pick(&args.checkpoint)?;
+    let disk = backups.plan.disk_of(id).map(|disk| disk.path.as_path());
+    let name = disk.and_then(Path::file_name).unwrap_or_default();
+    let within = args.target.join(file_name(&name.to_string_lossy(), format));
+    let target = if args.target.is_dir() { &within } else { &args.target };
+    if says_folder(&args.target) && !args.target.is_dir() {
+        let what = format!("{}: there is no such folder: create it first", args.target.display());
+        return Err(Error::Usage(what));
+    }
+    Order::new(backups, id, Target::look_at(target)?)
+}
+
+fn all_orders<'a>(
+    args: &RestoreArgs,
+    backups: &'a Backups,
+    format: Format,
+    all: Together,
+) -> Result<Vec<Order<'a>>> {
+    let folder = args.target.as_path();
+    if folder.exists() && !folder.is_dir() {
+        let what = "all disks of a VM go to a folder: name one, or a single disk";
+        return Err(Error::Usage(format!("{}: {what}", folder.display())));
+    }
+    if let Some(without) = all.without {
+        super::super::complain(&format!("note: {without}"));
+    }
+    let mut orders = Vec::with_capacity(all.disks.len());
+    let mut names = BTreeSet::new();
+    for (path, id) in all.disks {
+        let target = folder.join(file_name(&path, format));
+        if !names.insert(target.clone()) {
+            let what = format!(
+                "{}: two disks would have this name: restore them one by one",
+                target.display()
+            );
+            return Err(Error::Usage(what));
+        }
+        orders.push(Order::new(backups, id, Target::look_ahead(&target)?)?);
+    }
+    Ok(orders)
+}
+
+/// With `--missing eio`, what is lost would end the work when it comes to it, and leave nothing: that
+/// can be said before.
+fn refuse_lost(name: &str, image: &DiskImage) -> Result<()> {
+    let Some(lost) = image.lost() else { return Ok(()) };
+    let Some(first) = lost.ranges.first() else { return Ok(()) };
+    let (start, end, fault, all) = (first.range.start, first.range.end, first.fault, lost.bytes);
+    Err(Error::Usage(format!(
+        "{name}: nothing is written, for bytes {start} to {end} of the disk are lost: {fault}; {all} \
+         bytes are lost in all: see `qcowfs map`; `--missing zero` restores the rest with zeros in \
+         their place"
+    )))
+}
+
+/// A slip in the name of a device would make a file there, which fills the memory.
+fn refuse_no_device(target: &Target) -> Result<()> {
+    match target {
+        Target::New(path) if path.starts_with("/dev") && !path.starts_with("/dev/shm") => {
+            let what = "there is no such device: `lsblk` lists those that there are";
+            Err(Error::Usage(format!("{}: {what}", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a path can only be meant for a folder.
+fn says_folder(path: &Path) -> bool {
+    let bytes = path.as_os_str().as_bytes();
+    let is_name = matches!(path.components().next_back(), Some(Component::Normal(_)));
+    !is_name || bytes.ends_with(b"/") || bytes.ends_with(b"/.")
+}
+
+/// The name of the file of a disk.
+fn file_name(disk: &str, format: Format) -> String {
+    let end = if format == Format::Raw { ".raw" } else { ".qcow2" };
+    if disk.ends_with(end) { disk.to_owned() } else { format!("{disk}{end}") }
+}

@@ -1,0 +1,117 @@
+//! All disks of a VM, or of a folder of VMs: `vm1@TIME`, `vm1/@times/TIME`.
+//!
+//! A folder that holds disks directly is a VM, as for `@times` in the view, and these are its disks:
+//! what lies in folders beneath it is another VM, or an archive. One that holds none directly is a
+//! store, and all beneath it is meant.
+
+use std::collections::BTreeSet;
+
+use super::moment::Part;
+use super::{Disk, Names, Refusal, ends_with, listed, plain};
+use crate::chain::catalog::CheckpointId;
+
+/// Disks that belong together, at one moment.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Together {
+    /// Each disk's path beneath the folder, and its restore point.
+    pub disks: Vec<(String, CheckpointId)>,
+    /// What somebody might miss among them, in words; none if nothing.
+    pub without: Option<String>,
+}
+
+impl Names {
+    /// The disks in a folder of the view, each with its restore point of that time: `vm1@latest`,
+    /// `vm1/@times/TIME`. An empty folder (`@latest`) is the whole source. `None` if it is not a
+    /// folder with disks that is meant.
+    pub fn pick_all(&self, wanted: &str) -> Result<Option<Together>, Refusal> {
+        let wanted = plain(wanted);
+        if self.named(wanted)?.is_some() {
+            return Ok(None);
+        }
+        if let Some((moments, time, part)) = self.moment(wanted)? {
+            let disks = moments.disks().filter_map(|number| self.disks.get(number));
+            return (part == Part::Whole).then(|| of_moment(disks, time)).transpose();
+        }
+        let Some((folder, when)) = wanted.rsplit_once('@') else { return Ok(None) };
+        let folder = folder.trim_end_matches('/');
+        if folder.is_empty() && self.disks.len() == 1 {
+            return Ok(None);
+        }
+        let Some(folder) = self.folder(folder)? else { return Ok(None) };
+        let within: Vec<_> =
+            self.disks.iter().filter_map(|disk| Some((disk, beneath(folder, disk)?))).collect();
+        let (direct, deeper): (Vec<_>, Vec<_>) =
+            within.into_iter().partition(|(_, rest)| !rest.contains('/'));
+        let (meant, left) = if direct.is_empty() { (deeper, direct) } else { (direct, deeper) };
+        let pick = |(disk, rest): (&Disk, &str)| Ok((rest.to_owned(), disk.at(when)?));
+        let disks = meant.into_iter().map(pick).collect::<Result<_, Refusal>>()?;
+        let left: Vec<_> = left.iter().map(|(disk, _)| disk.path.as_str()).collect();
+        let without = (!left.is_empty()).then(|| {
+            let left = listed(left.iter().copied());
+            format!("without the disks in folders beneath, which are not of the same VM: {left}")
+        });
+        Ok(Some(Together { disks, without }))
+    }
+
+    /// What to say of the name of a folder with disks; none if it is none.
+    pub(super) fn is_folder(&self, wanted: &str) -> Option<Refusal> {
+        let folder = self.folder(wanted).ok().flatten().filter(|folder| !folder.is_empty())?;
+        let disk = self.disks.iter().find(|disk| beneath(folder, disk).is_some())?;
+        let disk = &disk.path;
+        Some(format!(
+            "`{wanted}` is a folder with disks: say which, and which restore point of it, such as \
+             {disk}@latest; `qcowfs restore` also takes all of them: {folder}@latest"
+        ))
+    }
+
+    /// The path of the one folder with disks that is meant; none if it is none, or a disk's.
+    fn folder(&self, wanted: &str) -> Result<Option<&str>, Refusal> {
+        let mut folders = BTreeSet::from([""]);
+        for Disk { path, .. } in &self.disks {
+            folders.extend(path.match_indices('/').filter_map(|(at, _)| path.get(..at)));
+        }
+        if let Some(folder) = folders.get(wanted) {
+            return Ok(Some(folder));
+        }
+        let is_disk = |disk: &Disk| disk.path == wanted || ends_with(&disk.path, wanted);
+        if wanted.is_empty() || self.disks.iter().any(is_disk) {
+            return Ok(None);
+        }
+        let found: Vec<_> = folders.into_iter().filter(|path| ends_with(path, wanted)).collect();
+        match found.as_slice() {
+            [] => Ok(None),
+            [folder] => Ok(Some(folder)),
+            several => {
+                let paths = listed(several.iter().copied());
+                Err(format!("`{wanted}` may be any of: {paths}"))
+            }
+        }
+    }
+}
+
+/// The rest of a disk's path behind that of a folder that holds it.
+fn beneath<'d>(folder: &str, disk: &'d Disk) -> Option<&'d str> {
+    if folder.is_empty() {
+        return Some(&disk.path);
+    }
+    disk.path.strip_prefix(folder)?.strip_prefix('/')
+}
+
+/// The disks that had a restore point at a moment. One whose newest is broken is among them: who
+/// takes its disk is told why there is none, and gets no VM that lacks it.
+fn of_moment<'d>(disks: impl Iterator<Item = &'d Disk>, time: &str) -> Result<Together, Refusal> {
+    let mut together = Together::default();
+    let mut later = Vec::new();
+    for disk in disks {
+        let name = disk.path.rsplit('/').next().unwrap_or_default();
+        match disk.until(time.parse()?) {
+            Some(id) => together.disks.push((name.to_owned(), id)),
+            None => later.push(disk.path.as_str()),
+        }
+    }
+    together.without = (!later.is_empty()).then(|| {
+        let later = listed(later.iter().copied());
+        format!("without the disks that have no restore point of that time or before: {later}")
+    });
+    Ok(together)
+}
