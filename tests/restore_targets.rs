@@ -17,7 +17,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -25,7 +25,7 @@ use tempfile::TempDir;
 use common::content::{bytes, must_equal, sha256};
 use common::prng::Prng;
 use common::report::root_or_skip;
-use common::run::scratch;
+use common::run::{end, scratch};
 use common::source_state::SourceState;
 use common::watch::holds_within;
 use common::{Case, Run};
@@ -55,73 +55,6 @@ fn noise(mib: usize) -> TempDir {
     std::fs::write(folder.path().join("qcowfs.toml"), "[image.\"disk\"]\nformat = \"raw\"\n")
         .unwrap();
     folder
-}
-
-/// Starts a restore that takes a while, and returns when its partial file is there.
-fn begin(source: &Path, folder: &Path) -> (Child, PathBuf) {
-    // Whoever runs the tests with nohup or in the background has some signals ignored.
-    let run = Run::new("env").arg("--default-signal").arg(env!("CARGO_BIN_EXE_qcowfs"));
-    let run = run.args(["restore", "-O", "qcow2", "--compress"]);
-    let child = run.arg(source).arg("@latest").arg(folder.join("copy.qcow2")).start();
-    let partial = folder.join(format!(".copy.qcow2.qcowfs-partial-{}", child.id()));
-    let begun = || partial.metadata().is_ok_and(|stat| stat.len() > 0);
-    assert!(holds_within(30, begun), "no partial file: {:?}", names(folder));
-    (child, partial)
-}
-
-fn end(mut child: Child, signal: Signal) -> Option<i32> {
-    kill_process(Pid::from_child(&child), signal).unwrap();
-    assert!(holds_within(30, || child.try_wait().unwrap().is_some()), "it goes on");
-    child.wait().unwrap().code()
-}
-
-/// A disk of 1 TiB in a file of some MiB: every cluster is one and the same. Nobody compresses it
-/// before he is interrupted, however late that comes; and it compresses well, so that little is
-/// written until then.
-fn endless() -> TempDir {
-    const CLUSTER: usize = 2 << 20;
-    const DISK: u64 = 1 << 40;
-    let folder = scratch();
-    let path = folder.path().join("disk.qcow2");
-    let create = ["create", "-q", "-f", "qcow2", "-o", "cluster_size=2M"];
-    Run::new("qemu-img").args(create).arg(&path).arg(DISK.to_string()).ok();
-    let image = OpenOptions::new().read(true).write(true).open(&path).unwrap();
-    // One L2 table is a cluster of entries of 8 bytes.
-    let data = image.metadata().unwrap().len().next_multiple_of(CLUSTER as u64);
-    let l2 = data + CLUSTER as u64;
-    let tables = DISK / CLUSTER as u64 / (CLUSTER as u64 / 8);
-    let pattern: Vec<u8> = (1..=251).collect();
-    image.write_all_at(&pattern.repeat(CLUSTER / 251 + 1)[..CLUSTER], data).unwrap();
-    let mut l1 = [0; 8];
-    image.read_exact_at(&mut l1, 40).unwrap();
-    for n in 0..tables {
-        let table = l2 + n * CLUSTER as u64;
-        image.write_all_at(&data.to_be_bytes().repeat(CLUSTER / 8), table).unwrap();
-        image.write_all_at(&table.to_be_bytes(), u64::from_be_bytes(l1) + n * 8).unwrap();
-    }
-    folder
-}
-
-#[test]
-fn an_interrupted_restore_leaves_nothing() {
-    let source = endless();
-    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
-        let folder = scratch();
-        let (child, _) = begin(source.path(), folder.path());
-        assert_eq!(end(child, signal), Some(1), "{signal:?}");
-        assert!(names(folder.path()).is_empty(), "{signal:?}: {:?}", names(folder.path()));
-    }
-}
-
-#[test]
-fn a_killed_restore_leaves_only_what_says_that_it_is_partial() {
-    let source = endless();
-    let folder = scratch();
-    let (child, partial) = begin(source.path(), folder.path());
-    assert_eq!(end(child, Signal::KILL), None);
-    assert_eq!(names(folder.path()), [partial.file_name().unwrap().to_str().unwrap()]);
-    let opened = Run::new("qemu-img").args(["info", "-f", "qcow2"]).arg(&partial).outcome();
-    assert_ne!(opened.code, Some(0), "half an image opens");
 }
 
 #[test]
@@ -210,6 +143,8 @@ fn a_terminal_is_asked_before_anything_is_overwritten() {
     let ask = |answer: &[u8]| {
         let program = env!("CARGO_BIN_EXE_qcowfs");
         let (source, target) = (case.backups(), target.display());
+        // Whoever runs the tests in the background has Ctrl-C ignored.
+        let program = format!("env --default-signal {program}");
         let restore =
             format!("{program} restore {} vm-root.qcow2@latest {target}", source.display());
         let (keys, shown) = (folder.path().join("keys"), folder.path().join("shown"));

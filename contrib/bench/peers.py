@@ -305,6 +305,7 @@ def many_files(empty, disks, runs):
                 folder = ours.mount(os.path.abspath("scale"))
                 listed(folder)
                 return folder
+            timing.touch_memory(len(paths) << 13)
             folder = seconds("until ls answers", ours.name, until_ls)
             one = os.path.join(folder, "disk7")
             seconds("ls -lR of one disk", ours.name, lambda: listed("-lR", one))

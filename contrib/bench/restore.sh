@@ -70,6 +70,8 @@ run() {
     shift 3
     rm -f "$target"
     sync -f "${target%/*}"
+    # What the host of a virtual machine has to give first is not what is measured.
+    python3 "$here/timing.py" $((mib + mib / 4))
     TIMEFORMAT='%3R %3U %3S'
     read -r real user system < <({ time timeout 300 "$@" >/dev/null; } 2>&1)
     [[ $(stat -c %s "$target") -eq $((mib << 20)) ]] || die "$subject did not write $target"

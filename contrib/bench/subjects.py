@@ -1,4 +1,5 @@
 """What peers.py compares: everything that shows a chain of images as one raw file."""
+import contextlib
 import glob
 import json
 import os
@@ -54,7 +55,8 @@ class Subject:
 
     def spawn(self, *command):
         self.child = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL,
-                                      stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+                                      stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                      start_new_session=True)
 
     def appears(self, path, size):
         def there():
@@ -75,6 +77,10 @@ class Subject:
             except subprocess.TimeoutExpired:
                 self.child.kill()
                 self.child.wait(20)
+        if self.child:
+            # nbdfuse may leave its server behind.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.child.pid, signal.SIGKILL)
         if self.folder:
             for path in glob.glob(f"{self.folder}/*") + [self.folder]:
                 if os.path.ismount(path):

@@ -1,4 +1,5 @@
-"""The clock of peers.py: how long a command or a read takes, to well below a millisecond.
+"""The clock of peers.py: how long a command or a read takes, to well below a millisecond. As a program,
+for scripts: `timing.py MIB` touches so much memory ([touch_memory]).
 
 `subprocess.run(..., timeout=...)` is no clock: it looks whether the command has ended at times that
 lie up to 50 ms apart, so that a read of 120 ms and one of 160 ms take the same.
@@ -8,6 +9,7 @@ import mmap
 import os
 import signal
 import subprocess
+import sys
 import time
 
 REQUEST = 1 << 20
@@ -75,3 +77,7 @@ def touch_memory(size):
     with mmap.mmap(-1, size) as memory:
         for at in range(0, size, mmap.PAGESIZE):
             memory[at] = 1
+
+
+if __name__ == "__main__":
+    touch_memory(int(sys.argv[1]) << 20)

@@ -4,6 +4,7 @@ mod orders;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -109,7 +110,7 @@ pub(super) fn run(args: &RestoreArgs, verbosity: Verbosity) -> Result<()> {
     let teller = Teller::new(verbosity.is_quiet());
     let options = Options { format, verify: args.verify };
     let batch = Batch::new(options, &protected, stop);
-    let done = write(&orders, batch, &teller);
+    let done = aside(|| write(&orders, batch, &teller))?;
     teller.clear();
     let done = done?;
     if verbosity.is_quiet() {
@@ -123,6 +124,9 @@ pub(super) fn run(args: &RestoreArgs, verbosity: Verbosity) -> Result<()> {
         orders.iter().zip(&done.0).zip(&done.1).try_for_each(tell)
     })
 }
+
+/// An end that takes no longer is not told of beforehand.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The target that stands for the standard output; a file of that name is `./-`.
 const STANDARD_OUTPUT: &str = "-";
@@ -191,26 +195,51 @@ fn signals_to_obey() -> impl Iterator<Item = i32> {
     [SIGINT, SIGTERM, SIGHUP].into_iter().filter(move |signal| !is_ignored(*signal))
 }
 
-/// A signal ends the work and has it clean up; a second one ends the process.
+/// A signal ends the work and has it clean up, of which is told if it takes long (a disk that is slow
+/// to take what was written); a second one ends the process.
 fn obey_signals() -> Result<Stop> {
     let stop = Stop::default();
-    for signal in signals_to_obey() {
-        signal_hook::flag::register_conditional_shutdown(signal, 1, stop.flag())
-            .and_then(|_| signal_hook::flag::register(signal, stop.flag()))
-            .map_err(|e| Error::io("signals", e))?;
-    }
+    let flag = stop.flag();
+    on_signals(move |signals| {
+        signals.next();
+        flag.store(true, Ordering::Relaxed);
+        thread::spawn(|| {
+            thread::sleep(PATIENCE);
+            super::complain(
+                "interrupted: waiting for the target (or the source) to answer, then nothing is left of \
+                 it. A second Ctrl-C does not wait, and leaves a file .NAME.qcowfs-partial-PID",
+            );
+        });
+        signals.next();
+    })?;
     Ok(stop)
 }
 
 /// A signal ends the process, whatever it waits for.
 fn end_at_a_signal() -> Result<()> {
+    on_signals(|signals| {
+        signals.next();
+        super::complain("interrupted: what came out is not the whole disk: start again");
+    })
+}
+
+/// Works in another thread. Signals come to this one first: it must be there to take them, whatever a
+/// disk lets that one wait for.
+fn aside<R: Send>(work: impl FnOnce() -> R + Send) -> Result<R> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().spawn_scoped(scope, work);
+        let thread = thread.map_err(|e| Error::io("threads", e))?;
+        Ok(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
+}
+
+/// Has a thread of its own wait for signals, which then ends the process.
+fn on_signals(wait: impl FnOnce(&mut dyn Iterator<Item = i32>) + Send + 'static) -> Result<()> {
     let fail = |e| Error::io("signals", e);
     let mut signals = Signals::new(signals_to_obey()).map_err(fail)?;
     let wait = move || {
-        if signals.forever().next().is_some() {
-            super::complain("interrupted: what came out is not the whole disk: start again");
-            std::process::exit(1);
-        }
+        wait(&mut signals.forever());
+        std::process::exit(1);
     };
     thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop).map_err(fail)
 }

@@ -46,7 +46,8 @@ impl Target {
                     let device = BlockDevice::look_at(&real)?;
                     Ok(Self::Device(real, device))
                 } else {
-                    let what = "neither a regular file nor a block device";
+                    let what = "neither a regular file nor a block device: name a file, a device of \
+                                `lsblk`, or - for the standard output";
                     Err(Error::Usage(format!("{}: {what}", path.display())))
                 }
             }

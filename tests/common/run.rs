@@ -11,8 +11,10 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, geteuid, kill_process_group};
+use rustix::process::{Pid, Signal, geteuid, kill_process, kill_process_group};
 use tempfile::TempDir;
+
+use super::watch::holds_within;
 
 /// The uid and gid of the ordinary user: `nobody` everywhere.
 pub(crate) const NOBODY: u32 = 65534;
@@ -217,4 +219,12 @@ pub(crate) fn scratch() -> TempDir {
     let folder = tempfile::Builder::new().prefix("qcowfs-test.").tempdir().expect("a folder");
     open_to_all(folder.path());
     folder
+}
+
+/// Sends a signal to a program that must end by it, and returns its exit code.
+pub(crate) fn end(mut child: Child, signal: Signal) -> Option<i32> {
+    kill_process(Pid::from_child(&child), signal).expect("a signal");
+    let is_over = || child.try_wait().expect("a child").is_some();
+    assert!(holds_within(30, is_over), "it goes on");
+    child.wait().expect("a child").code()
 }
