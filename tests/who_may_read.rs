@@ -169,17 +169,20 @@ fn names_from_inside_files_are_for_those_who_may_read_the_files() {
     if !root_or_skip("names_from_inside_files_are_for_those_who_may_read_the_files") {
         return;
     }
-    for (mode, shown) in [(0o644, true), (0o600, false)] {
+    for (mode, acl, shown) in [(0o644, "", true), (0o600, "", false), (0o644, "u:65534:---", false)]
+    {
         let shared = Shared::new();
         with_secrets(&shared, mode);
+        for told in ["vm/disk.qcow2", "stream/vda.full.data", "declared/qcowfs.toml"] {
+            if !acl.is_empty() {
+                Run::new("setfacl").args(["-m", acl]).arg(shared.path(told)).ok();
+            }
+        }
         let mount = shared.mount();
         let seen = names(mount.point());
         for secret in SECRETS {
-            assert_eq!(
-                seen.contains(secret),
-                shown,
-                "{secret} of a file of mode {mode:o}: {seen:?}"
-            );
+            let of = format!("{secret} of a file of mode {mode:o}, ACL {acl:?}");
+            assert_eq!(seen.contains(secret), shown, "{of}: {seen:?}");
         }
         // Root sees them all.
         let all = Run::new("find").arg(mount.point()).ok().text();

@@ -318,7 +318,9 @@ impl Inventory {
     fn read_sidecar(&mut self, path: &Path, entry: &FoundEntry) -> Result<()> {
         let folder = path.parent().unwrap_or(Path::new(""));
         if path.file_name() == Some(OsStr::new(sidecar::NAME)) {
-            self.declared_in.insert(folder.to_path_buf(), entry.stat);
+            // Who may not read it does not see the names that it gives.
+            let stat = self.root().with_acl(path, &entry.stat);
+            self.declared_in.insert(folder.to_path_buf(), stat);
             return self.read_declarations(path, folder);
         }
         let ending = path.extension().and_then(OsStr::to_str);
