@@ -188,12 +188,24 @@ fn without_watchers(point: &Path) -> bool {
     holds_within(LIMIT, || watchers(point).is_empty())
 }
 
+/// Whether a process has handlers for SIGTERM, SIGINT and SIGHUP.
+fn catches_signals(process: Pid) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.as_raw_nonzero()));
+    let status = status.expect("a process that lives");
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("a mask");
+    let caught = u64::from_str_radix(caught.trim(), 16).expect("hexadecimal digits");
+    let wanted = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+    wanted.iter().all(|signal| caught >> (signal - 1) & 1 == 1)
+}
+
 #[test]
 fn with_auto_unmount_the_view_goes_when_its_process_is_killed() {
     let case = Case::unpack("qmpbackup-partial");
     for user in [User::Own, User::Ordinary] {
         let mount = with_watcher(&case.backups(), user);
         let watcher = watchers(mount.point())[0];
+        // It has just been started: before it catches them it would be ended by them.
+        assert!(holds_within(LIMIT, || catches_signals(watcher)), "{user:?}: they would end it");
         // Who ends all of a service ends the daemon alone by this: somebody must be left.
         for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
             kill_process(watcher, signal).expect("a signal to the watcher");
