@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
+use parking_lot::Mutex;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -110,7 +111,7 @@ pub(super) fn run(args: &RestoreArgs, verbosity: Verbosity) -> Result<()> {
     let teller = Teller::new(verbosity.is_quiet());
     let options = Options { format, verify: args.verify };
     let batch = Batch::new(options, &protected, stop);
-    let done = aside(|| write(&orders, batch, &teller))?;
+    let done = aside(|| write(&orders, batch, &teller));
     teller.clear();
     let done = done?;
     if verbosity.is_quiet() {
@@ -203,7 +204,8 @@ fn obey_signals() -> Result<Stop> {
     on_signals(move |signals| {
         signals.next();
         flag.store(true, Ordering::Relaxed);
-        thread::spawn(|| {
+        // Where there is no thread for it, nothing is said.
+        let _none = thread::Builder::new().spawn(|| {
             thread::sleep(PATIENCE);
             super::complain(
                 "interrupted: waiting for the target (or the source) to answer, then nothing is left of \
@@ -223,19 +225,26 @@ fn end_at_a_signal() -> Result<()> {
     })
 }
 
-/// Works in another thread. Signals come to this one first: it must be there to take them, whatever a
-/// disk lets that one wait for.
-fn aside<R: Send>(work: impl FnOnce() -> R + Send) -> Result<R> {
-    thread::scope(|scope| {
-        let thread = thread::Builder::new().spawn_scoped(scope, work);
-        let thread = thread.map_err(|e| Error::io("threads", e))?;
-        Ok(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+/// Works in another thread, if there is one. Signals come to this one first: it must be there to take
+/// them, whatever a disk lets that one wait for.
+fn aside<R: Send>(work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
+    let work = Mutex::new(Some(work));
+    let once = || {
+        let work = work.lock().take();
+        work.map_or_else(|| Err(Error::Usage("interrupted".into())), |work| work())
+    };
+    thread::scope(|scope| match thread::Builder::new().spawn_scoped(scope, once) {
+        Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+        Err(_) => once(),
     })
 }
 
 /// Has a thread of its own wait for signals, which then ends the process.
 fn on_signals(wait: impl FnOnce(&mut dyn Iterator<Item = i32>) + Send + 'static) -> Result<()> {
-    let fail = |e| Error::io("signals", e);
+    let fail = |e| {
+        let what = format!("no thread for Ctrl-C can be had: {e}; more are allowed by `ulimit -u`");
+        Error::Usage(what)
+    };
     let mut signals = Signals::new(signals_to_obey()).map_err(fail)?;
     let wait = move || {
         wait(&mut signals.forever());

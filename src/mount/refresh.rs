@@ -238,7 +238,8 @@ impl Refresher {
 
     fn recover(&mut self) {
         if self.served.go_fresh() {
-            info!("the source can be looked at again");
+            // As loud as what it ends.
+            error!("the source can be looked at again: the view follows it");
         }
         self.retry = None;
     }

@@ -28,6 +28,8 @@ pub use when::When;
 pub struct Names {
     disks: Vec<Disk>,
     moments: Vec<Moments>,
+    /// What of the source could not be looked at: there may be more disks.
+    unread: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -55,16 +57,18 @@ impl Names {
     /// The names that a plan gives.
     pub fn new(catalog: &Catalog, plan: &Plan) -> Self {
         let disks = plan.disks.iter().map(|disk| Disk::new(catalog, disk)).collect();
-        Self { disks, moments: plan.vms.iter().map(Moments::new).collect() }
+        let unread = catalog.skipped().iter().filter(|skipped| skipped.is_fault);
+        let unread = unread.map(|skipped| skipped.path.to_string_lossy().into_owned()).collect();
+        Self { disks, moments: plan.vms.iter().map(Moments::new).collect(), unread }
     }
 
     /// The one restore point that is meant.
     pub fn pick(&self, wanted: &str) -> Result<CheckpointId, Refusal> {
-        let wanted = plain(wanted);
+        let (wanted, file) = (plain(wanted), trimmed(wanted));
         if let Some(found) = self.named(wanted)? {
             return Ok(found);
         }
-        if let Some((moments, time, part)) = self.moment(wanted)? {
+        if let Some((moments, time, part)) = self.moment(file)? {
             let Part::Disk(number) = part else {
                 let one = moments.example(time);
                 return Err(format!("`{wanted}` is all disks of a VM: name one, such as {one}"));
@@ -101,6 +105,8 @@ impl Names {
             }
         }
         let [first, others @ ..] = found.as_slice() else { return Ok(None) };
+        // Its disk is what may be another one.
+        self.refuse_unread(wanted.rsplit_once('/').map_or(wanted, |(disk, _)| disk), &first.0)?;
         if others.iter().all(|other| other.1 == first.1) {
             return Ok(Some(first.1));
         }
@@ -123,7 +129,7 @@ impl Names {
         let found: Vec<&Disk> =
             self.disks.iter().filter(|disk| ends_with(&disk.path, wanted)).collect();
         match found.as_slice() {
-            [disk] => Ok(disk),
+            [disk] => self.refuse_unread(wanted, &disk.path).map(|()| *disk),
             [] => {
                 if let Some(told) = self.is_folder(wanted) {
                     return Err(told);
@@ -136,6 +142,26 @@ impl Names {
                 Err(format!("`{wanted}` may be any of: {}", listed(names)))
             }
         }
+    }
+
+    /// Refuses to take a name for the end of `found`'s, where what bears it as its whole name may be
+    /// among what could not be read: that is meant most likely.
+    fn refuse_unread(&self, wanted: &str, found: &str) -> Result<(), Refusal> {
+        let holds = |folder: &str, path: &str| {
+            path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
+        };
+        let may_be = |unread: &&String| {
+            *unread == wanted
+                || ends_with(unread, wanted)
+                || holds(unread, wanted)
+                || holds(wanted, unread)
+        };
+        self.unread.iter().find(may_be).map_or(Ok(()), |unread| {
+            Err(format!(
+                "`{wanted}` could be {found}, but {unread} of the source cannot be read, and may be \
+                 what is meant: say the whole name if {found} is"
+            ))
+        })
     }
 
     fn points(&self) -> impl Iterator<Item = (&Disk, &Point)> {
@@ -205,9 +231,13 @@ impl Disk {
 
 /// Without what leads to a file of the view, and to the view.
 fn plain(wanted: &str) -> &str {
-    let wanted = wanted.strip_prefix("./").unwrap_or(wanted);
-    let wanted = wanted.strip_suffix("/disk.img").unwrap_or(wanted);
-    wanted.trim_matches('/')
+    let wanted = trimmed(wanted);
+    wanted.strip_suffix("/disk.img").unwrap_or(wanted).trim_matches('/')
+}
+
+/// The same, but for the file: the link of a disk that is called `disk` is `disk.img`, too.
+fn trimmed(wanted: &str) -> &str {
+    wanted.strip_prefix("./").unwrap_or(wanted).trim_matches('/')
 }
 
 /// Whether a path ends with these parts.

@@ -1,7 +1,7 @@
 //! The moments of a VM as the view has them: `vm1/@times/TIME`, `vm1/@times/TIME/sda.img`.
 
 use super::super::times::VmPlan;
-use super::{Names, Refusal, listed, nearest, or_near};
+use super::{Disk, Names, Refusal, When, ends_with, listed, nearest, or_near};
 
 /// A folder of moments.
 #[derive(Debug)]
@@ -48,7 +48,11 @@ impl Moments {
     fn behind<'w>(&self, wanted: &'w str) -> Option<&'w str> {
         let starts = self.path.match_indices('/').map(|(at, _)| at + 1);
         let ends = std::iter::once(0).chain(starts).filter_map(|at| self.path.get(at..));
-        ends.into_iter().find_map(|end| wanted.strip_prefix(end)?.strip_prefix('/'))
+        let behind =
+            ends.into_iter().find_map(|end| wanted.strip_prefix(end)?.strip_prefix('/'))?;
+        // A folder of the source may have the name, too: what is no time is in that one.
+        let time = behind.split('/').next().unwrap_or_default();
+        time.parse::<When>().is_ok().then_some(behind)
     }
 
     fn time_and_part(&self, behind: &str) -> Result<(&str, Part), Refusal> {
@@ -73,10 +77,15 @@ impl Names {
     pub(super) fn moment(&self, wanted: &str) -> Result<Option<(&Moments, &str, Part)>, Refusal> {
         let found = self.moments.iter().filter_map(|all| Some((all, all.behind(wanted)?)));
         let found: Vec<_> = found.collect();
-        let exact = found.iter().find(|(all, _)| wanted.starts_with(&all.path));
+        let is_whole = |path: &str| wanted.strip_prefix(path).is_some_and(|r| r.starts_with('/'));
+        let exact = found.iter().find(|(all, _)| is_whole(&all.path));
         let (all, behind) = match (exact, found.as_slice()) {
-            (Some(one), _) | (None, [one]) => *one,
-            (None, []) => return Ok(None),
+            (Some(one), _) => *one,
+            (None, [one]) => {
+                self.refuse_unread(wanted, &one.0.path)?;
+                *one
+            }
+            (None, []) => return self.without_time(wanted).map_or(Ok(None), Err),
             (None, several) => {
                 let paths = several.iter().map(|(all, _)| all.path.as_str());
                 return Err(format!("`{wanted}` may be in any of: {}", listed(paths)));
@@ -84,5 +93,19 @@ impl Names {
         };
         let (time, part) = all.time_and_part(behind)?;
         Ok(Some((all, time, part)))
+    }
+
+    /// What to say of the name of a folder of moments that says none of them.
+    fn without_time(&self, wanted: &str) -> Option<Refusal> {
+        let is_it = |all: &&Moments| all.path == wanted || ends_with(&all.path, wanted);
+        let is_folder =
+            |disk: &Disk| disk.path.strip_prefix(wanted).is_some_and(|r| r.starts_with('/'));
+        let all = self.moments.iter().find(is_it)?;
+        let newest = all.times.last()?;
+        let has_other = self.disks.iter().any(is_folder);
+        (!has_other).then(|| {
+            let path = &all.path;
+            format!("`{wanted}` has moments: say which, such as the newest, {path}/{newest}")
+        })
     }
 }

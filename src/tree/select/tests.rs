@@ -34,7 +34,7 @@ fn names() -> Names {
     let other = [("FULL-10", "2024-03-01T00:00:00Z")];
     let disks =
         vec![disk("vm1/sda", 0, &sda), disk("vm1/sdb", 10, &sdb), disk("vm2/sda", 20, &other)];
-    Names { disks, moments: Vec::new() }
+    Names { disks, moments: Vec::new(), unread: Vec::new() }
 }
 
 fn pick(wanted: &str) -> usize {
@@ -66,7 +66,7 @@ fn what_comes_first_may_be_left_out_where_only_one_is_meant() {
     let told = self::told("@latest");
     assert!(told.contains("vm1/sda, vm1/sdb, vm2/sda"), "{told}");
     let disks = vec![disk("vm1/sda", 0, &[("FULL-10+", "2024-01-25T10:00:00Z")])];
-    let one = Names { disks, moments: Vec::new() };
+    let one = Names { disks, moments: Vec::new(), unread: Vec::new() };
     assert_eq!(one.pick("@latest").unwrap().0, 0);
     assert_eq!(one.pick("latest").unwrap().0, 0);
 }
@@ -90,7 +90,8 @@ fn a_time_is_that_of_the_newest_not_later_backup() {
 #[test]
 fn the_order_of_names_does_not_decide_what_is_newest() {
     let points = [("b", "2024-01-26T10:00:00Z"), ("a", "2024-01-25T10:00:00Z")];
-    let names = Names { disks: vec![disk("sda", 0, &points)], moments: Vec::new() };
+    let names =
+        Names { disks: vec![disk("sda", 0, &points)], moments: Vec::new(), unread: Vec::new() };
     assert_eq!(names.pick("sda@2025-01-01").unwrap().0, 0);
 }
 
@@ -145,7 +146,7 @@ fn a_folder_with_disks_is_a_vm_and_what_lies_deeper_is_not_of_it() {
     let one = |path, n| disk(path, n, &[("FULL+", "2024-01-25T10:00:00Z")]);
     let paths = ["a/vm1/sda", "a/vm1/sdb", "a/vm1/old/sda", "a/vm2/sda", "b/vm2/sda", "b/x"];
     let list = paths.iter().enumerate().map(|(n, path)| one(path, n)).collect();
-    let names = Names { disks: list, moments: Vec::new() };
+    let names = Names { disks: list, moments: Vec::new(), unread: Vec::new() };
     let (found, without) = all_of(&names, "a/vm1@latest").unwrap();
     assert_eq!(found, disks(&[("sda", 0), ("sdb", 1)]));
     assert!(without.is_some_and(|told| told.contains("a/vm1/old/sda")));
@@ -187,4 +188,82 @@ fn what_the_view_shows_of_a_moment_is_a_name() {
     assert!(mounted.contains(&format!("is it {whole}/sda.img?")), "{mounted}");
     let told = told("vm1/@times/2024-01-25T10:00:07Z");
     assert!(told.contains(&format!("is it {first} or {second}")), "{told}");
+}
+
+#[test]
+fn what_could_not_be_read_is_not_passed_over_for_what_has_the_same_name() {
+    let full = [("FULL+", "2024-01-25T10:00:00Z")];
+    let list = || vec![disk("archive/vm1/sda", 0, &full), disk("other/vm2/sda", 1, &full)];
+    for unread in ["vm1", "deep/vm1", "vm1/sda", "vm1/sda/x"] {
+        let names = Names {
+            disks: list(),
+            moments: Vec::new(),
+            unread: vec![unread.into(), "lost".into()],
+        };
+        for wanted in ["vm1@latest", "vm1/sda@latest", "vm1/sda/FULL"] {
+            // A file or a folder of a whole other name is not what is meant.
+            if unread == "deep/vm1" && wanted != "vm1@latest" {
+                continue;
+            }
+            let told = names.pick_all(wanted).and_then(|_| names.pick(wanted));
+            let told = told.expect_err(&format!("{unread}: {wanted}"));
+            assert!(told.contains("cannot be read"), "{unread}, {wanted}: {told}");
+        }
+        assert_eq!(all_of(&names, "archive/vm1@latest").unwrap().0, disks(&[("sda", 0)]));
+        assert_eq!(names.pick("archive/vm1/sda@latest").unwrap().0, 0, "the whole name");
+        assert_eq!(all_of(&names, "vm2@latest").unwrap().0, disks(&[("sda", 1)]), "another one");
+    }
+}
+
+#[test]
+fn a_disk_whose_own_folder_holds_others_is_still_of_its_vm() {
+    let full = [("FULL+", "2024-01-25T10:00:00Z")];
+    let paths = ["vm1/hd0/hd0", "vm1/hd0/old/hd0", "vm1/hd1"];
+    let list = paths.iter().enumerate().map(|(n, path)| disk(path, n, &full)).collect();
+    let names = Names { disks: list, moments: Vec::new(), unread: Vec::new() };
+    let (found, without) = all_of(&names, "vm1@latest").unwrap();
+    assert_eq!(found, disks(&[("hd0", 0), ("hd1", 2)]));
+    assert!(without.is_some_and(|told| told.contains("may be of another VM: vm1/hd0/old/hd0")));
+}
+
+/// Moments of a VM whose disks have these names, each with one full backup of the first second.
+fn moments_of(vm: &str, disks: &[&str]) -> Moments {
+    let backup = || super::super::plan::Backup {
+        time: second("2024-01-25T10:00:00Z"),
+        name: "FULL".into(),
+        is_whole: true,
+    };
+    let path = |disk: &&str| format!("{vm}/{disk}").into();
+    let plan = |disk| DiskPlan { path: path(disk), backups: vec![backup()], ..DiskPlan::default() };
+    let plans: Vec<DiskPlan> = disks.iter().map(plan).collect();
+    let all: Vec<usize> = (0..plans.len()).collect();
+    Moments::new(&VmPlan::new(vm.as_ref(), "@times".into(), &all, &plans).unwrap())
+}
+
+#[test]
+fn one_disk_of_a_moment_is_one_also_if_it_is_called_disk() {
+    let full = [("FULL+", "2024-01-25T10:00:00Z")];
+    let list = vec![disk("vm/disk", 0, &full), disk("vm/sdb", 1, &full)];
+    let moments = vec![moments_of("vm", &["disk", "sdb"])];
+    let names = Names { disks: list, moments, unread: Vec::new() };
+    let link = "vm/@times/2024-01-25T10:00:00Z/disk.img";
+    assert_eq!(names.pick(link).unwrap().0, 0);
+    assert_eq!(all_of(&names, link), None);
+    let told = names.pick_all("vm/@times").unwrap_err();
+    assert!(told.contains("such as the newest, vm/@times/2024-01-25T10:00:00Z"), "{told}");
+}
+
+#[test]
+fn folders_with_an_at_in_their_names_are_reached_and_never_taken_for_times() {
+    let full = [("FULL+", "2024-01-25T10:00:00Z")];
+    let paths = ["@times/hd0", "@times/hd1", "vm/sda", "vm@2024-02-01/sda"];
+    let list: Vec<Disk> = paths.iter().enumerate().map(|(n, path)| disk(path, n, &full)).collect();
+    let moments = vec![moments_of("vm2", &["sda", "sdb"]), moments_of("@times", &["hd0", "hd1"])];
+    let names = Names { disks: list, moments, unread: Vec::new() };
+    assert_eq!(names.pick("@times/hd0@latest").unwrap().0, 0);
+    assert_eq!(all_of(&names, "@times/hd0@latest"), None);
+    assert_eq!(names.pick("vm@2024-02-01/sda@latest").unwrap().0, 3);
+    assert_eq!(all_of(&names, "vm@2024-02-01/sda"), None, "a path");
+    let told = names.pick_all("vm@2024-02-01").unwrap_err();
+    assert!(told.contains("is a folder, too"), "{told}");
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::moment::Part;
-use super::{Disk, Names, Refusal, ends_with, listed, plain};
+use super::{Disk, Names, Refusal, ends_with, listed, plain, trimmed};
 use crate::chain::catalog::CheckpointId;
 
 /// Disks that belong together, at one moment.
@@ -24,22 +24,33 @@ impl Names {
     /// `vm1/@times/TIME`. An empty folder (`@latest`) is the whole source. `None` if it is not a
     /// folder with disks that is meant.
     pub fn pick_all(&self, wanted: &str) -> Result<Option<Together>, Refusal> {
-        let wanted = plain(wanted);
+        let (wanted, file) = (plain(wanted), trimmed(wanted));
         if self.named(wanted)?.is_some() {
             return Ok(None);
         }
-        if let Some((moments, time, part)) = self.moment(wanted)? {
+        if let Some((moments, time, part)) = self.moment(file)? {
             let disks = moments.disks().filter_map(|number| self.disks.get(number));
             return (part == Part::Whole).then(|| of_moment(disks, time)).transpose();
         }
-        let Some((folder, when)) = wanted.rsplit_once('@') else { return Ok(None) };
+        // A path may have an `@`, and no time has a `/`.
+        let (folder, when) = match wanted.rsplit_once('@') {
+            Some((folder, when)) if !when.contains('/') => (folder, when),
+            _ => return Ok(None),
+        };
+        if let Some(disk) = self.disks.iter().find(|disk| beneath(wanted, disk).is_some()) {
+            let path = &disk.path;
+            return Err(format!(
+                "`{wanted}` is a folder, too: say {wanted}@{when} or {wanted}@latest for the disks in it \
+                 (such as {path}), and {folder}@TIME with another way to write the time otherwise"
+            ));
+        }
         let folder = folder.trim_end_matches('/');
         if folder.is_empty() && self.disks.len() == 1 {
             return Ok(None);
         }
         let Some(folder) = self.folder(folder)? else { return Ok(None) };
-        let within: Vec<_> =
-            self.disks.iter().filter_map(|disk| Some((disk, beneath(folder, disk)?))).collect();
+        let within = |disk| Some((disk, own_name(beneath(folder, disk)?)));
+        let within: Vec<_> = self.disks.iter().filter_map(within).collect();
         let (direct, deeper): (Vec<_>, Vec<_>) =
             within.into_iter().partition(|(_, rest)| !rest.contains('/'));
         let (meant, left) = if direct.is_empty() { (deeper, direct) } else { (direct, deeper) };
@@ -48,7 +59,7 @@ impl Names {
         let left: Vec<_> = left.iter().map(|(disk, _)| disk.path.as_str()).collect();
         let without = (!left.is_empty()).then(|| {
             let left = listed(left.iter().copied());
-            format!("without the disks in folders beneath, which are not of the same VM: {left}")
+            format!("without the disks in folders beneath, which may be of another VM: {left}")
         });
         Ok(Some(Together { disks, without }))
     }
@@ -80,7 +91,7 @@ impl Names {
         let found: Vec<_> = folders.into_iter().filter(|path| ends_with(path, wanted)).collect();
         match found.as_slice() {
             [] => Ok(None),
-            [folder] => Ok(Some(folder)),
+            [folder] => self.refuse_unread(wanted, folder).map(|()| Some(*folder)),
             several => {
                 let paths = listed(several.iter().copied());
                 Err(format!("`{wanted}` may be any of: {paths}"))
@@ -95,6 +106,12 @@ fn beneath<'d>(folder: &str, disk: &'d Disk) -> Option<&'d str> {
         return Some(&disk.path);
     }
     disk.path.strip_prefix(folder)?.strip_prefix('/')
+}
+
+/// The name of a disk in the folder of a VM. Where other disks lie in the disk's own folder, the view
+/// has it one further down, under the same name.
+fn own_name(rest: &str) -> &str {
+    rest.split_once('/').filter(|(folder, name)| folder == name).map_or(rest, |(_, name)| name)
 }
 
 /// The disks that had a restore point at a moment. One whose newest is broken is among them: who
