@@ -1,5 +1,6 @@
 //! The same work on many things, by several threads at once.
 
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
@@ -34,6 +35,19 @@ pub(crate) fn map<T: Sync, R: Send>(
     all.into_iter().map(|(_, made)| made).collect()
 }
 
+/// What both make: at the same time, where a thread more can be had.
+pub(crate) fn both<A: Send, B>(aside: impl Fn() -> A + Sync, here: impl FnOnce() -> B) -> (A, B) {
+    thread::scope(|scope| {
+        let helper = thread::Builder::new().spawn_scoped(scope, &aside);
+        let here = here();
+        let made = match helper {
+            Ok(helper) => helper.join().unwrap_or_else(|panic| resume_unwind(panic)),
+            Err(_) => aside(),
+        };
+        (made, here)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Barrier;
@@ -57,5 +71,16 @@ mod tests {
         // Each waits for the two others: with fewer threads it would never end.
         let three = Barrier::new(3);
         assert_eq!(map(&[(); 3], 3, |()| three.wait()).len(), 3);
+    }
+
+    #[test]
+    fn both_are_worked_on_at_once() {
+        // Each waits for the other.
+        let two = Barrier::new(2);
+        let wait = |name: &'static str| {
+            two.wait();
+            name
+        };
+        assert_eq!(both(|| wait("aside"), || wait("here")), ("aside", "here"));
     }
 }

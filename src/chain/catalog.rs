@@ -1,6 +1,6 @@
 //! The restore points of a source: by disk, in order, each whole or with the reason why not.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
@@ -420,18 +420,18 @@ fn snapshot_label(number: usize, snapshot: &Snapshot) -> OsString {
 }
 
 fn disks(inventory: &Inventory, links: &Links, checkpoints: &[Checkpoint]) -> Vec<Disk> {
-    let mut disks: BTreeMap<DiskKey, Vec<usize>> = BTreeMap::new();
+    let mut disks: HashMap<&DiskKey, Vec<usize>> = HashMap::new();
     for (n, checkpoint) in checkpoints.iter().enumerate() {
         let is_shown = !inventory.file(checkpoint.file).is_outside();
         if let Some(place) = links.places.get(&checkpoint.file).filter(|_| is_shown) {
-            disks.entry(place.disk.clone()).or_default().push(n);
+            disks.entry(&place.disk).or_default().push(n);
         }
     }
-    let ordered = |(key, members): (DiskKey, Vec<usize>)| {
+    let ordered = |(key, members): (&DiskKey, Vec<usize>)| {
         let checkpoints = in_order(inventory, checkpoints, &members);
-        Disk { key, checkpoints }
+        Disk { key: key.clone(), checkpoints }
     };
-    disks.into_iter().map(ordered).collect()
+    BTreeMap::from_iter(disks).into_iter().map(ordered).collect()
 }
 
 /// Oldest first. An image's snapshots come before its own state, its parent before both, and the

@@ -272,8 +272,12 @@ impl Inventory {
         let mut found = Vec::new();
         let root_stat = self.root().stat_folder(Path::new(""))?;
         self.folders.insert(PathBuf::new(), root_stat);
-        let entries = self.root().list(Path::new(""))?;
-        let mut open = vec![(PathBuf::new(), entries.into_iter())];
+        let mut listed = list_all(self.root(), before.passed_over);
+        let mut list = |path: &Path| listed.remove(path);
+        let mut open = Vec::new();
+        if let Some(entries) = list(Path::new("")) {
+            open.push((PathBuf::new(), entries?.into_iter()));
+        }
         while let Some((folder, entries)) = open.last_mut() {
             let Some(entry) = entries.next() else {
                 open.pop();
@@ -283,12 +287,13 @@ impl Inventory {
             match entry.kind {
                 EntryKind::File => found.push((path, entry)),
                 EntryKind::Folder if Some(path.as_path()) == before.passed_over => {}
-                EntryKind::Folder if open.len() > FOLDER_DEPTH => {
-                    self.skip(&path, "folders this deep are not looked into");
-                }
                 EntryKind::Folder => {
+                    let Some(entries) = list(&path) else {
+                        self.skip(&path, "folders this deep are not looked into");
+                        continue;
+                    };
                     self.folders.insert(path.clone(), entry.stat);
-                    match self.root().list(&path) {
+                    match entries {
                         Ok(entries) => open.push((path, entries.into_iter())),
                         Err(e) if before.earlier.is_some() && may_pass(&e) => return Err(e),
                         Err(e) => {
@@ -455,6 +460,28 @@ impl Inventory {
             self.skip(path, format!("a {}, which qcowfs does not read", format.name));
         }
     }
+}
+
+/// What is in each folder of the source, down to where folders are not looked into; several are
+/// read at once.
+fn list_all(
+    root: &SourceRoot,
+    passed_over: Option<&Path>,
+) -> HashMap<PathBuf, Result<Vec<FoundEntry>>> {
+    let mut all = HashMap::new();
+    let mut level = vec![PathBuf::new()];
+    for _ in 0..=FOLDER_DEPTH {
+        let listed = workers::map(&level, MOST_LOOKERS, |folder| root.list(folder));
+        let mut below = Vec::new();
+        for (folder, entries) in level.into_iter().zip(listed) {
+            let folders = entries.iter().flatten().filter(|e| e.kind == EntryKind::Folder);
+            below.extend(folders.map(|entry| folder.join(&entry.name)));
+            all.insert(folder, entries);
+        }
+        below.retain(|folder| Some(folder.as_path()) != passed_over);
+        level = below;
+    }
+    all
 }
 
 fn read_text(files: &LocalFiles, path: &Path) -> Result<String> {

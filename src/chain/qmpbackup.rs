@@ -5,7 +5,7 @@
 
 mod runs;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -69,7 +69,7 @@ fn disk_key(inventory: &Inventory, file: &FoundFile, name: &QmpName) -> DiskKey 
 
 /// All backups by disk, each disk's in the order of their epochs.
 fn members(linker: &Linker<'_>) -> Disks {
-    let mut disks = Disks::new();
+    let mut disks: HashMap<DiskKey, Vec<Member>> = HashMap::new();
     for (id, file) in linker.free_images() {
         let Some(mut name) = QmpName::parse(file.name()) else { continue };
         if matches!(file.content, Content::Foreign(_)) {
@@ -79,6 +79,7 @@ fn members(linker: &Linker<'_>) -> Disks {
         let key = disk_key(linker.inventory, file, &name);
         disks.entry(key).or_default().push(Member { id, name });
     }
+    let mut disks = Disks::from_iter(disks);
     // Checksums and notes may have such names, too.
     let is_image = |member: &Member| {
         let file = linker.inventory.file(member.id);

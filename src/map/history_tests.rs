@@ -72,6 +72,10 @@ impl Both {
         for rank in 0..self.rank() {
             self.check_version(rank, &(0..self.history.len));
             self.check_version(rank, &(self.history.len / 3..self.history.len / 2));
+            // A look-up may begin before, at and behind any entry.
+            for at in (0..self.history.len).step_by(self.history.len as usize / 61 + 1) {
+                self.check_version(rank, &(at..(at + 3).min(self.history.len)));
+            }
         }
     }
 

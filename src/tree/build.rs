@@ -10,14 +10,16 @@ use std::time::SystemTime;
 use super::access::Access;
 use super::caches::Caches;
 use super::children::DISK;
+use super::folder::Children;
 use super::images::Images;
-use super::inode::{Ino, Inodes};
+use super::inode::{ByIno, Ino, Inodes};
 use super::listing::{self, readers};
 use super::missing::Missing;
 use super::plan::{BY_TIME, DiskPlan, LATEST, Plan};
 use super::times::{Moment, VmPlan};
-use super::{Body, Children, Node, Totals, Tree};
+use super::{Body, Node, Totals, Tree};
 use crate::chain::catalog::{Catalog, CheckpointId};
+use crate::workers;
 
 /// Links may be read by everybody who may list their folder.
 pub(super) const LINK: u16 = 0o777;
@@ -32,8 +34,10 @@ pub(super) fn tree(
     inodes: &mut Inodes,
     earlier: Option<&Images>,
 ) -> Tree {
-    let plan = Plan::new(&catalog);
-    let images = Images::new(&catalog, caches, missing, earlier);
+    let ((plan, traits), images) = workers::both(
+        || (Plan::new(&catalog), traits(&catalog)),
+        || Images::new(&catalog, caches, missing, earlier),
+    );
     let points = catalog.len();
     if earlier.is_none() {
         inodes.reserve(points * NODES_OF_POINT);
@@ -42,10 +46,11 @@ pub(super) fn tree(
         catalog: &catalog,
         images: &images,
         inodes,
-        nodes: HashMap::with_capacity(points * NODES_OF_POINT),
+        nodes: ByIno::with_capacity_and_hasher(points * NODES_OF_POINT, Default::default()),
         folders: HashMap::new(),
-        points: HashMap::with_capacity(points),
-        traits: traits(&catalog),
+        points: ByIno::with_capacity_and_hasher(points, Default::default()),
+        traits,
+        usual: Usual::default(),
     };
     builder.add_root();
     for disk in &plan.disks {
@@ -54,7 +59,12 @@ pub(super) fn tree(
     for (number, vm) in plan.vms.iter().enumerate() {
         builder.add_vm(number, vm, &plan.disks);
     }
-    let Builder { nodes, points, .. } = builder;
+    let Builder { mut nodes, points, .. } = builder;
+    for node in nodes.values_mut() {
+        if let Body::Folder(children) = &mut node.body {
+            children.sort();
+        }
+    }
     let sizes = images.all_shown(&catalog).map(|image| image.size());
     let bytes = sizes.fold(0, u64::saturating_add);
     let totals = Totals { bytes, files: nodes.len() as u64 };
@@ -66,10 +76,30 @@ struct Builder<'a> {
     catalog: &'a Catalog,
     images: &'a Images,
     inodes: &'a mut Inodes,
-    nodes: HashMap<Ino, Node>,
+    nodes: ByIno<Node>,
     folders: HashMap<PathBuf, Ino>,
-    points: HashMap<PathBuf, u64>,
+    points: ByIno<u64>,
     traits: Vec<Traits>,
+    usual: Usual,
+}
+
+/// The names that every disk and restore point has in its folder.
+struct Usual {
+    disk: Arc<str>,
+    info: Arc<str>,
+    latest: Arc<str>,
+    by_time: Arc<str>,
+}
+
+impl Default for Usual {
+    fn default() -> Self {
+        Self {
+            disk: DISK.into(),
+            info: "info.json".into(),
+            latest: LATEST.into(),
+            by_time: BY_TIME.into(),
+        }
+    }
 }
 
 /// What a checkpoint has from all files of its chain.
@@ -151,7 +181,8 @@ impl Builder<'_> {
             }
             let (access, mtime) = self.source_folder(&in_source);
             let body = Body::Folder(Children::default());
-            parent = self.add(parent, &part.to_string_lossy(), 0, body, access, mtime);
+            let name = part.to_string_lossy().into();
+            parent = self.add(parent, name, 0, body, access, mtime);
             self.folders.insert(so_far.clone(), parent);
         }
         parent
@@ -160,18 +191,17 @@ impl Builder<'_> {
     fn add(
         &mut self,
         parent: Ino,
-        name: &str,
+        name: Arc<str>,
         content: u64,
         body: Body,
         access: Access,
         mtime: SystemTime,
     ) -> Ino {
-        let ino = self.inodes.number(parent, name, content);
+        let ino = self.inodes.number(parent, &name, content);
         let is_folder = matches!(body, Body::Folder(_) | Body::Moment { .. });
         self.nodes.insert(ino, Node { parent, body, access, mtime });
         if let Some(Node { body: Body::Folder(children), .. }) = self.nodes.get_mut(&parent) {
-            children.by_name.insert(name.to_owned(), ino);
-            children.folders += u32::from(is_folder);
+            children.add(name, ino, is_folder);
         }
         ino
     }
@@ -186,20 +216,19 @@ impl Builder<'_> {
         }
         for (id, name) in &disk.checkpoints {
             self.add_checkpoint(folder, *id, name, access);
-            let content = self.traits.get(id.0).map(|traits| traits.content);
-            let is_shown = self.images.shown(self.catalog, *id).is_ok();
-            self.points.insert(disk.path.join(name), mark(&(content, is_shown)));
         }
         let link = Access { mode: LINK.into(), ..access };
         if let Some(latest) = &disk.latest {
-            self.add(folder, LATEST, mark(latest), Body::Link(latest.clone()), link, mtime);
+            let name = Arc::clone(&self.usual.latest);
+            self.add(folder, name, mark(latest), Body::Link(latest.clone()), link, mtime);
         }
         if !disk.by_time.is_empty() {
             let body = Body::Folder(Children::default());
-            let by_time = self.add(folder, BY_TIME, 0, body, access, mtime);
+            let name = Arc::clone(&self.usual.by_time);
+            let by_time = self.add(folder, name, 0, body, access, mtime);
             for (name, checkpoint) in &disk.by_time {
                 let body = Body::Link(format!("../{checkpoint}"));
-                self.add(by_time, name, mark(checkpoint), body, link, mtime);
+                self.add(by_time, name.as_str().into(), mark(checkpoint), body, link, mtime);
             }
         }
     }
@@ -217,10 +246,10 @@ impl Builder<'_> {
         }
         let newest = vm.moments.last().map_or(SystemTime::UNIX_EPOCH, |moment| moment.time);
         let body = Body::Folder(Children::default());
-        let times = self.add(parent, &vm.name, 0, body, access, newest);
+        let times = self.add(parent, vm.name.as_str().into(), 0, body, access, newest);
         for (moment, Moment { name, time, mark, .. }) in vm.moments.iter().enumerate() {
             let body = Body::Moment { vm: number, moment };
-            self.add(times, name, *mark, body, access, *time);
+            self.add(times, name.as_str().into(), *mark, body, access, *time);
         }
     }
 
@@ -251,16 +280,15 @@ impl Builder<'_> {
         let body = Body::Folder(Children::default());
         // Even the size of the disk is told by files that not everybody may read.
         let access = access.limited_to(files);
-        let folder = self.add(disk, name, 0, body, access, mtime);
-        match self.images.shown(self.catalog, id) {
-            Ok(image) => {
-                let body = Body::Image(id, Arc::clone(image));
-                self.add(folder, DISK, content, body, files, mtime);
-            }
-            Err(_) => {
-                self.add(folder, "error.txt", content, Body::Error(id), files, mtime);
-            }
-        }
-        self.add(folder, "info.json", content, Body::Info(id), files, mtime);
+        let folder = self.add(disk, name.into(), 0, body, access, mtime);
+        let shown = self.images.shown(self.catalog, id);
+        let (name, body) = match shown {
+            Ok(image) => (Arc::clone(&self.usual.disk), Body::Image(id, Arc::clone(image))),
+            Err(_) => ("error.txt".into(), Body::Error(id)),
+        };
+        self.add(folder, name, content, body, files, mtime);
+        let name = Arc::clone(&self.usual.info);
+        self.add(folder, name, content, Body::Info(id), files, mtime);
+        self.points.insert(folder, mark(&(content, shown.is_ok())));
     }
 }

@@ -61,11 +61,10 @@ impl Changes {
                 changes.attributes.extend(links.map(|link| link.ino));
             }
             if let (Body::Folder(before), Body::Folder(after)) = (&node.body, &now.body) {
-                let differs =
-                    |name: &&String| before.by_name.get(*name) != after.by_name.get(*name);
-                let new = after.by_name.keys().filter(|name| !before.by_name.contains_key(*name));
-                let names = before.by_name.keys().filter(differs).chain(new);
-                changes.names.extend(names.map(|name| (*ino, name.clone())));
+                let differs = before.iter().filter(|(name, was)| after.get(name) != Some(*was));
+                let new = after.iter().filter(|(name, _)| before.get(name).is_none());
+                let names = differs.chain(new).map(|(name, _)| (*ino, name.to_owned()));
+                changes.names.extend(names);
             }
         }
         changes
@@ -80,7 +79,7 @@ impl Changes {
 
 fn looks_different(before: &Node, now: &Node) -> bool {
     let folders = |node: &Node| match &node.body {
-        Body::Folder(children) => children.folders,
+        Body::Folder(children) => children.folders(),
         _ => 0,
     };
     (before.access, before.mtime, folders(before)) != (now.access, now.mtime, folders(now))
@@ -88,13 +87,13 @@ fn looks_different(before: &Node, now: &Node) -> bool {
 
 fn points(earlier: &Tree, later: &Tree) -> Points {
     let mut points = Points::default();
-    for (path, mark) in &earlier.points {
-        match later.points.get(path) {
+    for (folder, mark) in &earlier.points {
+        match later.points.get(folder) {
             None => points.gone += 1,
             Some(now) => points.changed += usize::from(now != mark),
         }
     }
-    points.new = later.points.keys().filter(|path| !earlier.points.contains_key(*path)).count();
+    points.new = later.points.keys().filter(|folder| !earlier.points.contains_key(*folder)).count();
     points
 }
 

@@ -37,7 +37,7 @@ impl Node {
 impl Tree {
     /// The disk in the folder of a restore point.
     pub(super) fn disk_in(&self, folder: &Children) -> Option<(Ino, CheckpointId)> {
-        let ino = *folder.by_name.get(DISK)?;
+        let ino = folder.get(DISK)?;
         let (id, _) = self.image(ino)?;
         Some((ino, id))
     }

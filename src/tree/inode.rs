@@ -2,6 +2,9 @@
 //! a replaced file gets a new one, so that the kernel's caches are never wrong.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+
+use foldhash::{fast, quality};
 
 /// An inode number of the view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,28 +31,31 @@ impl Ino {
     }
 }
 
+/// Something for each of many numbers. They are given here, so nobody can choose ones that collide.
+pub type ByIno<T> = HashMap<Ino, T, fast::RandomState>;
+
 /// What an inode stands for: a name in a folder, and a mark of the content behind it.
-type Key = (Ino, String, u64);
+type Key = (Ino, Arc<str>, u64);
 
 /// Numbers given so far. Never reused.
 #[derive(Debug)]
 pub struct Inodes {
-    given: HashMap<Key, Ino>,
+    given: HashMap<Key, Ino, quality::RandomState>,
     next: u64,
 }
 
 impl Default for Inodes {
     fn default() -> Self {
-        Self { given: HashMap::new(), next: Ino::ROOT.0 + 1 }
+        Self { given: HashMap::default(), next: Ino::ROOT.0 + 1 }
     }
 }
 
 impl Inodes {
     /// The number of `name` in `folder`. `content` tells contents apart; 0 where it does not
     /// matter.
-    pub fn number(&mut self, folder: Ino, name: &str, content: u64) -> Ino {
+    pub fn number(&mut self, folder: Ino, name: &Arc<str>, content: u64) -> Ino {
         let next = &mut self.next;
-        *self.given.entry((folder, name.to_owned(), content)).or_insert_with(|| {
+        *self.given.entry((folder, Arc::clone(name), content)).or_insert_with(|| {
             let number = Ino(*next);
             *next += 1;
             number
@@ -82,14 +88,15 @@ mod tests {
     #[test]
     fn a_number_stays_with_its_name_and_content() {
         let mut inodes = Inodes::default();
-        let a = inodes.number(Ino::ROOT, "a", 7);
-        let b = inodes.number(Ino::ROOT, "b", 7);
+        let (named_a, named_b) = (Arc::from("a"), Arc::from("b"));
+        let a = inodes.number(Ino::ROOT, &named_a, 7);
+        let b = inodes.number(Ino::ROOT, &named_b, 7);
         assert_ne!(a, b);
-        assert_eq!(inodes.number(Ino::ROOT, "a", 7), a);
-        assert_ne!(inodes.number(Ino::ROOT, "a", 8), a, "replaced");
-        assert_ne!(inodes.number(a, "a", 7), a, "another folder");
+        assert_eq!(inodes.number(Ino::ROOT, &named_a, 7), a);
+        assert_ne!(inodes.number(Ino::ROOT, &named_a, 8), a, "replaced");
+        assert_ne!(inodes.number(a, &named_a, 7), a, "another folder");
         inodes.keep(|ino| ino == b);
-        assert_eq!(inodes.number(Ino::ROOT, "b", 7), b);
-        assert!(inodes.number(Ino::ROOT, "a", 7) > b, "a number is given twice");
+        assert_eq!(inodes.number(Ino::ROOT, &named_b, 7), b);
+        assert!(inodes.number(Ino::ROOT, &named_a, 7) > b, "a number is given twice");
     }
 }

@@ -24,12 +24,12 @@ pub mod xattrs;
 mod build;
 mod children;
 mod counts;
+mod folder;
 mod listing;
 mod loss;
 mod reuse;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -38,7 +38,9 @@ use std::time::SystemTime;
 use access::Access;
 use caches::{CacheSizes, Caches};
 pub use counts::{CachesUse, Counts};
+use folder::Children;
 use images::Images;
+use inode::ByIno;
 pub use inode::Ino;
 use missing::Missing;
 use plan::Plan;
@@ -147,22 +149,15 @@ enum Body {
     },
 }
 
-#[derive(Default)]
-struct Children {
-    by_name: BTreeMap<String, Ino>,
-    /// How many of them are folders: counted once, as every lookup asks for it.
-    folders: u32,
-}
-
 /// The view of one catalog.
 pub struct Tree {
     catalog: Catalog,
     plan: Plan,
     images: Images,
-    nodes: HashMap<Ino, Node>,
+    nodes: ByIno<Node>,
     totals: Totals,
-    /// By path of its folder, what tells each restore point from another of that path.
-    points: HashMap<PathBuf, u64>,
+    /// By its folder, what tells each restore point from another of that path.
+    points: ByIno<u64>,
     info_sizes: OnceLock<info::Sizes>,
     caches: Caches,
 }
@@ -183,7 +178,7 @@ impl Tree {
         let Some(children) = self.folder(folder) else {
             return self.link_named(folder, name);
         };
-        children.by_name.get(name).copied().or_else(|| self.partition_named(children, name))
+        children.get(name).or_else(|| self.partition_named(children, name))
     }
 
     /// Whether there will not be an entry of this name, where there is none now.
@@ -228,7 +223,7 @@ impl Tree {
             Body::Folder(_) | Body::Moment { .. } => (0, 0, true),
         };
         let links = match &node.body {
-            Body::Folder(children) => children.folders.saturating_add(2),
+            Body::Folder(children) => children.folders().saturating_add(2),
             Body::Moment { .. } => 2,
             _ => 1,
         };
@@ -249,8 +244,8 @@ impl Tree {
     /// last.
     pub fn entries(&self, folder: Ino) -> Option<Vec<Entry<'_>>> {
         let Some(children) = self.folder(folder) else { return self.links_in(folder) };
-        let mut entries = Vec::with_capacity(children.by_name.len());
-        for (name, &ino) in &children.by_name {
+        let mut entries = Vec::with_capacity(children.len());
+        for (name, ino) in children.iter() {
             let kind = kind_of(&self.nodes.get(&ino)?.body);
             entries.push(Entry { name: Cow::Borrowed(OsStr::new(name)), ino, kind });
         }
