@@ -7,6 +7,7 @@ mod attributes;
 mod content;
 mod handles;
 mod live;
+mod looks;
 mod passthrough;
 mod refusals;
 mod status;

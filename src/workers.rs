@@ -83,4 +83,10 @@ mod tests {
         };
         assert_eq!(both(|| wait("aside"), || wait("here")), ("aside", "here"));
     }
+
+    #[test]
+    #[should_panic(expected = "what it panics with")]
+    fn a_panic_aside_is_one_here() {
+        both(|| panic!("what it panics with"), || ());
+    }
 }

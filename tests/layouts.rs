@@ -218,6 +218,22 @@ fn an_image_cut_before_its_l1_table_is_broken_and_an_empty_one_is_called_so() {
 }
 
 #[test]
+fn folders_are_looked_into_down_to_a_depth_and_those_below_are_named() {
+    let source = Source::new();
+    let deep = "d/".repeat(64);
+    source.image(&format!("{deep}in.qcow2")).image(&format!("{deep}below/out.qcow2"));
+    source.image("other/near.qcow2");
+    let view = source.view();
+    assert_eq!(view.order().len(), 2, "{:?}", view.order());
+    assert_eq!(view.parent(&format!("{deep}in.qcow2/in.qcow2")), None);
+    let catalog = read_catalog(source.0.path(), &[]).expect("the source is read");
+    let skipped: Vec<_> = catalog.skipped().iter().collect();
+    assert_eq!(skipped.len(), 1, "{skipped:?}");
+    assert_eq!(skipped[0].path, PathBuf::from(format!("{deep}below")));
+    assert!(skipped[0].reason.contains("this deep"), "{skipped:?}");
+}
+
+#[test]
 fn a_packed_backup_is_broken_where_it_stands_and_not_skipped() {
     let source = Source::new();
     source.image("a/FULL-1795161000-a").image("a/INC-1795161002-a");

@@ -162,7 +162,13 @@ fn read_in_steps(image: PathBuf) -> (Vec<u8>, Vec<Range<u64>>) {
 #[test]
 fn what_becomes_of_it_can_be_said_as_for_the_other_commands() {
     let case = Case::unpack("missing-base");
-    let options = ["--missing", "zero", "-o", "missing=eio"];
+    // Which one is meant is not to be guessed.
+    let mount = Mount::prepare(User::Own);
+    let both =
+        mount.command(&case.backups(), &["--missing", "zero", "-o", "missing=eio"]).outcome();
+    assert_eq!(both.code, Some(1), "{}", both.stderr);
+    assert!(both.stderr.contains("--missing zero and -o missing=eio"), "{}", both.stderr);
+    let options = ["--missing", "zero", "-o", "missing=zero"];
     let mount = Mount::with(&case.backups(), User::Own, &options);
     let status = mount.qcowfs().arg("status").arg(mount.point()).ok().text();
     assert!(status.contains("missing=zero"), "{status}");

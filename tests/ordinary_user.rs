@@ -21,7 +21,7 @@ use rustix::process::{Signal, kill_process};
 use common::mount::{give, is_mounted};
 use common::report::{root_or_skip, skipped};
 use common::source_state::SourceState;
-use common::{Case, Mount, User, View};
+use common::{Case, Mount, Run, User, View};
 
 /// Whether an ordinary user can mount at all; says that `test` is skipped where none can.
 fn can_mount_or_skip(test: &str) -> bool {
@@ -172,4 +172,39 @@ fn a_backup_that_may_not_be_read_is_said_to_be_so() {
     let said = mount.run("grep").args(["-rl", "ermission", "--include=error.txt"]);
     assert!(!said.arg(mount.point()).outcome().stdout.is_empty(), "no error.txt says why");
     mount.unmount();
+}
+
+/// A user that every system has and that runs nothing: the limit counts all processes of a user.
+const IDLE_USER: &str = "games";
+
+#[test]
+fn where_few_threads_can_be_had_the_view_is_served_by_fewer() {
+    let test = "where_few_threads_can_be_had_the_view_is_served_by_fewer";
+    // Root has as many processes as there are, and is the one who can become somebody else.
+    if !root_or_skip(test) || !can_mount_or_skip(test) {
+        return;
+    }
+    let case = Case::unpack("qmpbackup-partial");
+    give(&case.folder(), User::Ordinary);
+    let mount = Mount::prepare(User::Ordinary);
+    Run::new("chown").arg(IDLE_USER).arg(mount.point()).ok();
+    let as_user = |script: &str| {
+        let user = ["--reuid", IDLE_USER, "--regid", "nogroup", "--clear-groups", "bash", "-c"];
+        let run = Run::new("setpriv").args(user).arg(script);
+        let run = run.arg(mount.program()).arg(case.backups());
+        run.arg(mount.point()).seconds(30)
+    };
+    let options = "-o refresh=off --log-file /dev/null";
+    let wished = format!("ulimit -u 9; exec \"$0\" mount --threads 8 {options} \"$1\" \"$2\"");
+    let refused = as_user(&wished).outcome();
+    assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+    assert!(refused.stderr.contains("say --threads with a smaller number"), "{}", refused.stderr);
+    as_user(&format!("ulimit -u 9; exec \"$0\" mount {options} \"$1\" \"$2\"")).ok();
+    mount.must_be_up();
+    let status = as_user("exec \"$0\" status --json \"$2\"").ok().text();
+    let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+    let threads = status["threads"].as_u64().expect("a number");
+    assert!((1..=4).contains(&threads), "{threads} threads");
+    kill_process(mount.daemon(), Signal::TERM).expect("a signal");
+    mount.must_go();
 }

@@ -107,6 +107,18 @@ def chains():
                 measure_reads(group, make(), source)
 
 
+def own():
+    """The longest chain beside none, in turns: what else the machine does counts for neither."""
+    make_chain()
+    for run in range(2 * RUNS):
+        for depth in in_turns([0, max(DEPTHS)], run):
+            with Ours() as ours:
+                path = ours.start(os.path.abspath(f"chain/disk.{depth}.qcow2"), SIZE)
+                timing.read_in_order(path, SIZE, direct=True)
+                record("in turns", f"random 4 KiB, depth 16, {depth} increments", ours.name, "IOPS",
+                       read_at_random(path, SIZE, 16, 1))
+
+
 def first_bytes():
     make_chain()
     for depth in DEPTHS:
@@ -357,8 +369,8 @@ def streams():
                 record("streams", work, names.get(subject, subject), unit, float(value))
 
 
-GROUPS = {"chain": chains, "first": first_bytes, "packed": packed, "raw": raw, "sparse": sparse,
-          "files": files, "scale": scale, "memory": memory, "streams": streams}
+GROUPS = {"chain": chains, "own": own, "first": first_bytes, "packed": packed, "raw": raw,
+          "sparse": sparse, "files": files, "scale": scale, "memory": memory, "streams": streams}
 try:
     for name, group in GROUPS.items():
         if not ONLY or any(word in name for word in ONLY):

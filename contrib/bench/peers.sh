@@ -15,7 +15,7 @@
 #   QCOWFS_BENCH_DEPTHS="0 1 8 32 128 365"  increments that the chains have
 #   QCOWFS_BENCH_DISKS="100 1000"  disks of 100 checkpoints in a source
 #   QCOWFS_BENCH_ONLY=WORDS   only groups of work whose names hold one of these words:
-#                             chain first packed raw sparse files scale memory streams
+#                             chain own first packed raw sparse files scale memory streams
 #   QCOWFS_NO_INSTALL=1       install nothing; a missing tool is an error
 set -euo pipefail
 

@@ -1,6 +1,7 @@
 """Medians and ratios of what peers.py measured: as a Markdown table, and as a plot."""
 import datetime
 import html
+import itertools
 import math
 import os
 import platform
@@ -9,6 +10,8 @@ import statistics
 OURS = "qcowfs"
 # Less is better.
 COSTS = {"ms", "s", "MiB"}
+COLOURS = ["#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000000",
+           "#ee7733", "#009988"]
 
 
 def medians(values):
@@ -65,11 +68,14 @@ def svg(values, path):
     bars = [bar for bar in bars if bar[2] == bar[2] and bar[2] > 0]
     if not bars:
         return
-    colours = dict(zip(dict.fromkeys(peer for _, peer, _ in bars),
-                       ["#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee"]))
+    peers = dict.fromkeys(peer for _, peer, _ in bars)
+    colours = dict(zip(peers, itertools.cycle(COLOURS)))
+    # The legend has so many in a line, and what is below it begins so much further down.
+    in_line = 5
+    top = 16 * ((len(peers) - 1) // in_line)
     low, high = -1, max(1, math.ceil(math.log10(max(bar[2] for bar in bars))))
     left, width, step = 380, 480, 14
-    height = 60 + step * len(bars)
+    height = 60 + top + step * len(bars)
 
     def x(value):
         return left + (min(max(math.log10(value), low), high) - low) * width / (high - low)
@@ -79,14 +85,15 @@ def svg(values, path):
              '<rect width="100%" height="100%" fill="white"/>']
     for power in range(low, high + 1):
         at = x(10 ** power)
-        parts.append(f'<line x1="{at}" x2="{at}" y1="40" y2="{height}" stroke="#ddd"/>'
-                     f'<text x="{at}" y="36" text-anchor="middle">{10 ** power:g} x</text>')
+        parts.append(f'<line x1="{at}" x2="{at}" y1="{top + 40}" y2="{height}" stroke="#ddd"/>'
+                     f'<text x="{at}" y="{top + 36}" text-anchor="middle">{10 ** power:g} x</text>')
     for number, (peer, colour) in enumerate(colours.items()):
-        parts.append(f'<rect x="{10 + 150 * number}" y="8" width="10" height="10" fill="{colour}"/>'
-                     f'<text x="{24 + 150 * number}" y="17">{html.escape(peer)}</text>')
+        at, y = 10 + 165 * (number % in_line), 8 + 16 * (number // in_line)
+        parts.append(f'<rect x="{at}" y="{y}" width="10" height="10" fill="{colour}"/>'
+                     f'<text x="{at + 14}" y="{y + 9}">{html.escape(peer)}</text>')
     before = None
     for number, (work, peer, better) in enumerate(bars):
-        y = 46 + step * number
+        y = top + 46 + step * number
         if work != before:
             parts.append(f'<text x="{left - 6}" y="{y + 9}" text-anchor="end">'
                          f'{html.escape(work)}</text>')
@@ -96,6 +103,6 @@ def svg(values, path):
                      f'fill="{colours[peer]}"/>'
                      f'<text x="{end + 3}" y="{y + 9}">{better:.1f}</text>')
     at = x(1)
-    parts.append(f'<line x1="{at}" x2="{at}" y1="40" y2="{height}" stroke="black"/></svg>')
+    parts.append(f'<line x1="{at}" x2="{at}" y1="{top + 40}" y2="{height}" stroke="black"/></svg>')
     with open(path, "w") as file:
         file.write("\n".join(parts))

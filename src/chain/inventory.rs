@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::content::Looked;
 pub use super::content::{Content, Foreign, QcowFacts, StreamFacts};
@@ -22,7 +23,8 @@ use crate::workers;
 const SIDECAR_LIMIT: u64 = 1 << 20;
 /// Deeper folders are not looked into.
 const FOLDER_DEPTH: usize = 64;
-/// Files that are looked into at the same time: on a slow source each look is a wait.
+/// Files that are looked into, or folders that are listed, at the same time: on a slow source each
+/// look is a wait.
 const MOST_LOOKERS: usize = 8;
 
 /// A file of the inventory.
@@ -272,10 +274,9 @@ impl Inventory {
         let mut found = Vec::new();
         let root_stat = self.root().stat_folder(Path::new(""))?;
         self.folders.insert(PathBuf::new(), root_stat);
-        let mut listed = list_all(self.root(), before.passed_over);
-        let mut list = |path: &Path| listed.remove(path);
+        let mut listed = list_all(self.root(), before)?;
         let mut open = Vec::new();
-        if let Some(entries) = list(Path::new("")) {
+        if let Some(entries) = listed.remove(Path::new("")) {
             open.push((PathBuf::new(), entries?.into_iter()));
         }
         while let Some((folder, entries)) = open.last_mut() {
@@ -288,14 +289,13 @@ impl Inventory {
                 EntryKind::File => found.push((path, entry)),
                 EntryKind::Folder if Some(path.as_path()) == before.passed_over => {}
                 EntryKind::Folder => {
-                    let Some(entries) = list(&path) else {
+                    let Some(entries) = listed.remove(&path) else {
                         self.skip(&path, "folders this deep are not looked into");
                         continue;
                     };
                     self.folders.insert(path.clone(), entry.stat);
                     match entries {
                         Ok(entries) => open.push((path, entries.into_iter())),
-                        Err(e) if before.earlier.is_some() && may_pass(&e) => return Err(e),
                         Err(e) => {
                             self.skip_fault(&path, format!("the folder cannot be read: {e}"));
                         }
@@ -462,26 +462,44 @@ impl Inventory {
     }
 }
 
-/// What is in each folder of the source, down to where folders are not looked into; several are
-/// read at once.
+/// What is in each folder of the source that is looked into: those that lie too deep are not in it.
+/// Several are listed at once. An error is one of a later look that may pass: nothing more is asked
+/// of a server that does not answer.
 fn list_all(
     root: &SourceRoot,
-    passed_over: Option<&Path>,
-) -> HashMap<PathBuf, Result<Vec<FoundEntry>>> {
+    before: &Before<'_>,
+) -> Result<HashMap<PathBuf, Result<Vec<FoundEntry>>>> {
+    let (earlier, passed_over) = (before.earlier.is_some(), before.passed_over);
+    let is_over = AtomicBool::new(false);
+    let list = |folder: &PathBuf| {
+        let entries = (!is_over.load(Ordering::Relaxed)).then(|| root.list(folder));
+        if earlier && matches!(&entries, Some(Err(e)) if may_pass(e)) {
+            is_over.store(true, Ordering::Relaxed);
+        }
+        entries
+    };
     let mut all = HashMap::new();
     let mut level = vec![PathBuf::new()];
     for _ in 0..=FOLDER_DEPTH {
-        let listed = workers::map(&level, MOST_LOOKERS, |folder| root.list(folder));
+        let listed = workers::map(&level, MOST_LOOKERS, list);
         let mut below = Vec::new();
         for (folder, entries) in level.into_iter().zip(listed) {
-            let folders = entries.iter().flatten().filter(|e| e.kind == EntryKind::Folder);
-            below.extend(folders.map(|entry| folder.join(&entry.name)));
-            all.insert(folder, entries);
+            match entries {
+                Some(Err(e)) if earlier && may_pass(&e) => return Err(e),
+                Some(entries) => {
+                    let folders = entries.iter().flatten();
+                    let folders = folders.filter(|entry| entry.kind == EntryKind::Folder);
+                    below.extend(folders.map(|entry| folder.join(&entry.name)));
+                    all.insert(folder, entries);
+                }
+                // The error is one of those that follow.
+                None => {}
+            }
         }
         below.retain(|folder| Some(folder.as_path()) != passed_over);
         level = below;
     }
-    all
+    Ok(all)
 }
 
 fn read_text(files: &LocalFiles, path: &Path) -> Result<String> {

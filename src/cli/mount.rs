@@ -59,6 +59,12 @@ const SPARE_THREADS: usize = 4;
 /// More threads than this have not been seen to help.
 const MOST_THREADS: usize = 8;
 
+/// Threads beside those that answer: the session's own, the one for signals, and the two that look after
+/// changes.
+const OWN_THREADS: usize = 4;
+/// Processes that are started beside: fusermount3, and the one that watches over `auto_unmount`.
+const HELPERS: usize = 2;
+
 /// Mount a view of a source, read-only
 ///
 /// Returns when the view answers, and leaves a process in the background that serves it until it
@@ -107,7 +113,8 @@ pub(super) struct MountArgs {
     #[arg(short, long)]
     foreground: bool,
 
-    /// Threads that answer the kernel [default: one for each CPU and four more, at most 8]
+    /// Threads that answer the kernel [default: one for each CPU and four more, at most 8, or
+    /// fewer where a user may not have so many]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     threads: Option<u16>,
 
@@ -145,11 +152,18 @@ pub(super) fn run(
 }
 
 impl MountArgs {
-    /// All options, those with a flag of their own included. Its flag counts more than the word.
+    /// All options, those with a flag of their own included: the flag counts more than the word.
+    /// What becomes of the missing, though, is not to be guessed.
     fn all_options(&self) -> Result<Options> {
         let mut options = mount_options::parse(&self.options)?;
         options.follow.extend_from_slice(&self.allowed.list);
-        options.missing = self.missing.unwrap_or(options.missing);
+        if let (Some(flag), Some(word)) = (self.missing, options.missing)
+            && flag != word
+        {
+            let what = format!("--missing {flag} and -o missing={word}: say one of the two");
+            return Err(Error::Usage(what));
+        }
+        options.missing = self.missing.or(options.missing);
         options.threads = self.threads.or(options.threads);
         options.log_file = self.log_file.clone().or(options.log_file);
         options.mount.told = options.words();
@@ -173,7 +187,7 @@ fn serve(
     raise_open_files_limit();
     let place = Place::check(&args.source, &args.mount_point, &options.mount)?;
     let Options { mount, missing, caches, follow: allowed, threads, .. } = options;
-    let view = ViewOptions { allowed, missing, caches };
+    let view = ViewOptions { allowed, missing: missing.unwrap_or_default(), caches };
     let live = Live::new(place.source(), &view)?;
     let tree = live.tree();
     check_not_hidden(tree, &place)?;
@@ -183,8 +197,7 @@ fn serve(
     let is_kept = parent.is_some() || service::is_waited_for() || !on_terminal;
     let hangup = if is_kept { Hangup::Refresh } else { Hangup::Unmount };
     let threads = threads.and_then(|n| NonZeroUsize::new(n.into()));
-    let threads = threads.unwrap_or_else(default_threads);
-    check_threads(threads)?;
+    let threads = threads.map_or_else(default_threads, all_threads)?;
     if let Some(missing) = tree.shortfall() {
         let allowed = view.allowed.iter().map(|dir| format!("--allow-root {} ", dir.display()));
         let (allowed, source) = (allowed.collect::<String>(), args.source.display());
@@ -235,36 +248,57 @@ fn check_not_hidden(tree: &Tree, place: &Place) -> Result<()> {
     }
 }
 
-/// Makes sure that the threads can be had. Once it is mounted, a view without them would answer
-/// nobody, not even the one who wants to unmount it.
-fn check_threads(threads: NonZeroUsize) -> Result<()> {
-    // The session's own, the one for signals, and the two that look after changes come on top.
-    let wanted = threads.get() + 4;
+/// So many threads, if they can be had. Once it is mounted, a view without them would answer nobody,
+/// not even the one who wants to unmount it.
+fn all_threads(wanted: NonZeroUsize) -> Result<NonZeroUsize> {
+    match threads_to_be_had(wanted.get() + OWN_THREADS) {
+        (_, Some(e)) => {
+            let what =
+                format!("cannot have {wanted} threads: {e}; say --threads with a smaller number");
+            Err(Error::Usage(what))
+        }
+        (_, None) => Ok(wanted),
+    }
+}
+
+/// As many threads as help, or fewer where those cannot be had: nobody asked for a number.
+fn default_threads() -> Result<NonZeroUsize> {
+    let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let most = processors.saturating_add(SPARE_THREADS).min(MOST_THREADS);
+    let (had, failure) = threads_to_be_had(most + OWN_THREADS);
+    let Some(failure) = failure else {
+        return Ok(NonZeroUsize::new(most).unwrap_or(NonZeroUsize::MIN));
+    };
+    let threads = had.saturating_sub(OWN_THREADS + HELPERS);
+    let threads = NonZeroUsize::new(threads).ok_or_else(|| {
+        Error::Usage(format!(
+            "cannot have the {} threads that a view takes at least: {failure}; raise the limit of \
+             processes (`ulimit -u`, or TasksMax= of the service)",
+            1 + OWN_THREADS + HELPERS
+        ))
+    })?;
+    log::warn!("{failure}: the kernel is answered by {threads} threads instead of {most}");
+    Ok(threads)
+}
+
+/// How many of so many threads can be had at once, and why not all.
+fn threads_to_be_had(wanted: usize) -> (usize, Option<io::Error>) {
     let (stop, wait) = std::sync::mpsc::channel::<()>();
     let wait = std::sync::Arc::new(parking_lot::Mutex::new(wait));
     let mut started = Vec::with_capacity(wanted);
     let mut failure = None;
-    for _ in 0..wanted {
+    while started.len() < wanted && failure.is_none() {
         let wait = std::sync::Arc::clone(&wait);
         match thread::Builder::new().spawn(move || wait.lock().recv().is_ok()) {
             Ok(thread) => started.push(thread),
             Err(e) => failure = Some(e),
         }
     }
+    let had = started.len();
     drop(stop);
     for thread in started {
         // Nothing in it can fail.
         let _ended = thread.join();
     }
-    failure.map_or(Ok(()), |e| {
-        let what =
-            format!("cannot have {wanted} threads: {e}; say --threads with a smaller number");
-        Err(Error::Usage(what))
-    })
-}
-
-fn default_threads() -> NonZeroUsize {
-    let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let threads = processors.saturating_add(SPARE_THREADS).min(MOST_THREADS);
-    NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN)
+    (had, failure)
 }

@@ -27,7 +27,7 @@ pub(super) struct Options {
     /// Of the mount.
     pub(super) mount: MountOptions,
     /// What becomes of restore points that are not whole.
-    pub(super) missing: Missing,
+    pub(super) missing: Option<Missing>,
     /// Memory of the daemon.
     pub(super) caches: CacheSizes,
     /// Folders outside of the source that headers may lead to.
@@ -42,7 +42,7 @@ impl Options {
     /// All that holds, as words of `-o`, for those who ask a mounted view.
     pub(super) fn words(&self) -> Vec<String> {
         let mut words = self.mount.words();
-        words.push(format!("missing={}", self.missing));
+        words.push(format!("missing={}", self.missing.unwrap_or_default()));
         words.push(match self.mount.refresh {
             Refresh::Auto => "refresh=auto".to_owned(),
             Refresh::Every(interval) => format!("refresh={}", interval.as_secs()),
@@ -67,7 +67,7 @@ pub(super) fn parse(lists: &[OsString]) -> Result<Options> {
 fn apply(options: &mut Options, word: &OsStr) -> Result<()> {
     if let Some(missing) = word.to_str().and_then(|word| word.strip_prefix("missing=")) {
         let wrong = |e| Error::Usage(format!("mount option missing=: {e}"));
-        options.missing = missing.parse().map_err(wrong)?;
+        options.missing = Some(missing.parse().map_err(wrong)?);
         return Ok(());
     }
     if let Some(name) = word.as_bytes().strip_prefix(b"fsname=") {
@@ -300,8 +300,8 @@ mod tests {
 
     #[test]
     fn what_becomes_of_the_missing_is_one_of_three() {
-        assert_eq!(all(&["ro"]).unwrap().missing, Missing::Hide);
-        assert_eq!(all(&["missing=zero,ro", "missing=eio"]).unwrap().missing, Missing::Eio);
+        assert_eq!(all(&["ro"]).unwrap().missing, None);
+        assert_eq!(all(&["missing=zero,ro", "missing=eio"]).unwrap().missing, Some(Missing::Eio));
         let told = told("missing=zeros");
         assert!(told.contains("`zeros`") && told.contains("hide, eio, zero"), "{told}");
     }

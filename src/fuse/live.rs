@@ -27,11 +27,12 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{INodeNo, Notifier};
 use parking_lot::{Mutex, RwLock};
 
+use super::looks::Looks;
 use crate::tree::change::Changes;
 use crate::tree::{Attr, Ino, Tree};
 
@@ -40,12 +41,8 @@ pub struct Live {
     tree: RwLock<Arc<Tree>>,
     nodes: Mutex<Nodes>,
     stale: Mutex<Option<Stale>>,
-    /// When the look at the source began that is under way.
-    looking: Mutex<Option<SystemTime>>,
+    looks: Mutex<Looks>,
 }
-
-/// A look that takes longer is told of: a network file system may never answer.
-const LONG_LOOK: Duration = Duration::from_mins(1);
 
 /// The tree is not what the source holds now: the source cannot be looked at.
 #[derive(Debug, Clone)]
@@ -67,18 +64,18 @@ struct Nodes {
 
 impl Live {
     pub(super) fn new(tree: Arc<Tree>) -> Self {
-        let (nodes, stale, looking) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { tree: RwLock::new(tree), nodes, stale, looking }
+        let (nodes, stale, looks) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { tree: RwLock::new(tree), nodes, stale, looks }
     }
 
     /// A look at the source begins; [`Self::go_stale`] or [`Self::go_fresh`] tells how it ended.
     pub fn begin_look(&self, now: SystemTime) {
-        *self.looking.lock() = Some(now);
+        self.looks.lock().begin(now);
     }
 
     /// The source could not be looked at. Returns whether that is new, or for another reason.
     pub fn go_stale(&self, reason: &str) -> bool {
-        *self.looking.lock() = None;
+        self.looks.lock().fail();
         let mut stale = self.stale.lock();
         if stale.as_ref().is_some_and(|stale| stale.reason == reason) {
             return false;
@@ -90,7 +87,7 @@ impl Live {
 
     /// The tree is what the source holds. Returns whether it was not before.
     pub fn go_fresh(&self) -> bool {
-        *self.looking.lock() = None;
+        self.looks.lock().succeed(SystemTime::now());
         self.stale.lock().take().is_some()
     }
 
@@ -98,9 +95,8 @@ impl Live {
     pub(super) fn stale(&self) -> Option<Stale> {
         let known = self.stale.lock().clone();
         known.or_else(|| {
-            let since = (*self.looking.lock())?;
-            let reason = "it is being looked at, and has not answered".to_owned();
-            (since.elapsed().unwrap_or_default() > LONG_LOOK).then_some(Stale { since, reason })
+            let since = self.looks.lock().overdue(SystemTime::now())?;
+            Some(Stale { since, reason: "it is being looked at, and has not answered".to_owned() })
         })
     }
 
@@ -198,6 +194,8 @@ fn harmless(error: io::Error) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::tree::ViewOptions;
 
@@ -215,7 +213,7 @@ mod tests {
         assert_eq!((told().unwrap(), live.stale().unwrap().since), ("wrong".to_owned(), since));
         assert!(live.go_fresh() && !live.go_fresh());
         assert_eq!(told(), None);
-        live.begin_look(SystemTime::now() - LONG_LOOK * 2);
+        live.begin_look(SystemTime::now() - Duration::from_mins(2));
         assert!(told().unwrap().contains("has not answered"));
         live.go_fresh();
         assert_eq!(told(), None);

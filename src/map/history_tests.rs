@@ -72,7 +72,7 @@ impl Both {
         for rank in 0..self.rank() {
             self.check_version(rank, &(0..self.history.len));
             self.check_version(rank, &(self.history.len / 3..self.history.len / 2));
-            // A look-up may begin before, at and behind any entry.
+            // Look-ups that begin before, at and behind entries.
             for at in (0..self.history.len).step_by(self.history.len as usize / 61 + 1) {
                 self.check_version(rank, &(at..(at + 3).min(self.history.len)));
             }
@@ -101,7 +101,8 @@ fn check_directory(history: &RegionHistory, directory: &Directory) {
         .unwrap_or(history.built());
     for (page, range) in history.listed(&directory.pages) {
         for version in directory.from..last {
-            let alive: Vec<_> = page.alive_at(version).map(|live| live.start).collect();
+            let mut alive = Vec::new();
+            page.pieces(version, range.clone(), &mut |piece, _| alive.push(piece.start));
             assert_eq!(alive.first(), Some(&range.start), "a page says where it starts");
             assert!(alive.is_sorted_by(|a, b| a < b));
             assert!(alive.last().is_some_and(|last| range.contains(last)));
@@ -167,6 +168,17 @@ fn below_shows_through_a_branch_wherever_it_says_nothing() {
     assert_eq!(words[0], (0..100, Word::Below));
     assert_eq!(words[2], (200..900, Word::Below));
     assert_eq!(words[3], (900..1000, Word::Zero));
+    both.check_all();
+}
+
+#[test]
+fn a_cluster_that_every_layer_rewrites_is_found_in_each_version() {
+    let mut both = Both::new(80, Said::ZERO);
+    both.lay(&fine(0, 80, 8));
+    for rank in 1..40 {
+        both.lay(&[packed(rank, 24..32)]);
+    }
+    assert_eq!(both.newest().pages.len(), 1, "all start at the same byte of one page");
     both.check_all();
 }
 

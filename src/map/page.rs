@@ -39,9 +39,9 @@ const STRIDE: usize = 8;
 #[derive(Debug, Clone)]
 pub(super) struct Page {
     entries: Vec<Entry>,
-    /// The start of every [`STRIDE`]th entry, of the first one on. They share a line of the
-    /// processor's cache, where the entries take twenty, and each line that is not there yet costs
-    /// as much as all else of a look-up.
+    /// The start of every [`STRIDE`]th entry, of the first one on. In a page of the usual size they
+    /// share a line of the processor's cache, where the entries take twenty, and each line that is
+    /// not there yet costs as much as all else of a look-up.
     steps: Box<[u32]>,
 }
 
@@ -63,12 +63,6 @@ impl Page {
             + self.entries.capacity() * size_of::<Entry>()
             + size_of_val(&*self.steps)
             + 2 * super::ALLOCATION
-    }
-
-    /// What `version` says, ascending.
-    #[cfg(test)]
-    pub(super) fn alive_at(&self, version: u32) -> impl Iterator<Item = Live> + '_ {
-        self.entries.iter().filter(move |entry| entry.is_alive_at(version)).map(Entry::live)
     }
 
     /// What the newest version says, ascending.

@@ -12,7 +12,7 @@ use super::caches::Caches;
 use super::children::DISK;
 use super::folder::Children;
 use super::images::Images;
-use super::inode::{ByIno, Ino, Inodes};
+use super::inode::{ByIno, Ino, Inodes, by_ino};
 use super::listing::{self, readers};
 use super::missing::Missing;
 use super::plan::{BY_TIME, DiskPlan, LATEST, Plan};
@@ -46,9 +46,9 @@ pub(super) fn tree(
         catalog: &catalog,
         images: &images,
         inodes,
-        nodes: ByIno::with_capacity_and_hasher(points * NODES_OF_POINT, Default::default()),
+        nodes: by_ino(points * NODES_OF_POINT),
         folders: HashMap::new(),
-        points: ByIno::with_capacity_and_hasher(points, Default::default()),
+        points: by_ino(points),
         traits,
         usual: Usual::default(),
     };
@@ -86,6 +86,7 @@ struct Builder<'a> {
 /// The names that every disk and restore point has in its folder.
 struct Usual {
     disk: Arc<str>,
+    error: Arc<str>,
     info: Arc<str>,
     latest: Arc<str>,
     by_time: Arc<str>,
@@ -95,6 +96,7 @@ impl Default for Usual {
     fn default() -> Self {
         Self {
             disk: DISK.into(),
+            error: "error.txt".into(),
             info: "info.json".into(),
             latest: LATEST.into(),
             by_time: BY_TIME.into(),
@@ -284,7 +286,7 @@ impl Builder<'_> {
         let shown = self.images.shown(self.catalog, id);
         let (name, body) = match shown {
             Ok(image) => (Arc::clone(&self.usual.disk), Body::Image(id, Arc::clone(image))),
-            Err(_) => ("error.txt".into(), Body::Error(id)),
+            Err(_) => (Arc::clone(&self.usual.error), Body::Error(id)),
         };
         self.add(folder, name, content, body, files, mtime);
         let name = Arc::clone(&self.usual.info);

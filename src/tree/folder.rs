@@ -22,9 +22,15 @@ impl Children {
 
     /// Brings them into their order: the folder is complete.
     pub(super) fn sort(&mut self) {
-        self.entries.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        let is_twice = |pair: &[(Arc<str>, Ino)]| matches!(pair, [(a, _), (b, _)] if a == b);
-        debug_assert!(!self.entries.windows(2).any(is_twice), "a name is given twice");
+        self.entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+        // Of two of one name the later counts.
+        self.entries.dedup_by(|later, earlier| {
+            let is_twice = later.0 == earlier.0;
+            if is_twice {
+                earlier.1 = later.1;
+            }
+            is_twice
+        });
         self.entries.shrink_to_fit();
     }
 
@@ -66,5 +72,15 @@ mod tests {
         assert_eq!((children.get("c"), children.get("é")), (Some(Ino(0)), Some(Ino(3))));
         assert_eq!((children.get("d"), children.get("")), (None, None));
         assert_eq!((children.len(), children.folders()), (5, 2));
+    }
+
+    #[test]
+    fn a_name_is_there_once_and_means_what_was_added_last() {
+        let mut children = Children::default();
+        for (n, name) in ["b", "a", "b", "b"].into_iter().enumerate() {
+            children.add(name.into(), Ino(n as u64), false);
+        }
+        children.sort();
+        assert_eq!(children.iter().collect::<Vec<_>>(), [("a", Ino(1)), ("b", Ino(3))]);
     }
 }

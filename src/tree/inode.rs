@@ -31,8 +31,14 @@ impl Ino {
     }
 }
 
-/// Something for each of many numbers. They are given here, so nobody can choose ones that collide.
+/// Something for each of many numbers. They are given here: nobody can choose ones that collide, and
+/// the fast way of hashing them will do. Names are chosen by others; they get the thorough one.
 pub type ByIno<T> = HashMap<Ino, T, fast::RandomState>;
+
+/// An empty one, with room for so many.
+pub fn by_ino<T>(room: usize) -> ByIno<T> {
+    ByIno::with_capacity_and_hasher(room, fast::RandomState::default())
+}
 
 /// What an inode stands for: a name in a folder, and a mark of the content behind it.
 type Key = (Ino, Arc<str>, u64);
@@ -93,6 +99,7 @@ mod tests {
         let b = inodes.number(Ino::ROOT, &named_b, 7);
         assert_ne!(a, b);
         assert_eq!(inodes.number(Ino::ROOT, &named_a, 7), a);
+        assert_eq!(inodes.number(Ino::ROOT, &Arc::from("a"), 7), a, "a name is what it says");
         assert_ne!(inodes.number(Ino::ROOT, &named_a, 8), a, "replaced");
         assert_ne!(inodes.number(a, &named_a, 7), a, "another folder");
         inodes.keep(|ino| ino == b);

@@ -134,8 +134,8 @@ impl Names {
                 if let Some(told) = self.is_folder(wanted) {
                     return Err(told);
                 }
-                let near = nearest(wanted, paths());
-                Err(format!("there is no disk `{wanted}`{}", or_near(&near)))
+                let near = nearest(wanted, paths().chain(self.folders()));
+                Err(format!("there is no disk or VM `{wanted}`{}", or_near(&near)))
             }
             several => {
                 let names = several.iter().map(|disk| disk.path.as_str());

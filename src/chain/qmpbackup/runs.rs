@@ -52,7 +52,9 @@ impl<'a> Runs<'a> {
             let same =
                 of_vm.iter_mut().find(|of| (&of.all, &of.incremental) == (&all, &incremental));
             match same {
-                Some(same) => drop(same.disks.insert(disk)),
+                Some(same) => {
+                    same.disks.insert(disk);
+                }
                 None => of_vm.push(DiskRuns { disks: [disk].into(), all, incremental }),
             }
             runs.vm_of.insert(disk, vm);

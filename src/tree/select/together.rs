@@ -75,12 +75,18 @@ impl Names {
         ))
     }
 
+    /// The paths of all folders with disks, but for the source's own.
+    pub(super) fn folders(&self) -> BTreeSet<&str> {
+        let paths = self.disks.iter().map(|disk| disk.path.as_str());
+        let all =
+            paths.flat_map(|path| path.match_indices('/').map(move |(at, _)| path.split_at(at)));
+        all.map(|(folder, _)| folder).collect()
+    }
+
     /// The path of the one folder with disks that is meant; none if it is none, or a disk's.
     fn folder(&self, wanted: &str) -> Result<Option<&str>, Refusal> {
-        let mut folders = BTreeSet::from([""]);
-        for Disk { path, .. } in &self.disks {
-            folders.extend(path.match_indices('/').filter_map(|(at, _)| path.get(..at)));
-        }
+        let mut folders = self.folders();
+        folders.insert("");
         if let Some(folder) = folders.get(wanted) {
             return Ok(Some(folder));
         }

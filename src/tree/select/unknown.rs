@@ -1,5 +1,7 @@
 //! What is said of a name that no restore point has.
 
+use std::collections::BTreeSet;
+
 use super::super::partitions::number_in;
 use super::near::nearest;
 use super::{Disk, LATEST, Names, Point, Refusal, ends_with};
@@ -63,11 +65,13 @@ impl Names {
         };
         let points: Vec<String> = self.points().map(own).collect();
         let paths = || self.disks.iter().map(|disk| disk.path.as_str());
-        let near = nearest(wanted, points.iter().map(String::as_str).chain(paths()));
-        // Of a disk the newest restore point is meant most likely.
+        let disks_and_vms: BTreeSet<&str> = paths().chain(self.folders()).collect();
+        let names = points.iter().map(String::as_str).chain(disks_and_vms.iter().copied());
+        let near = nearest(wanted, names);
+        // Of a disk or a VM the newest state is meant most likely.
         let newest = |near: &str| {
-            let is_disk = paths().any(|path| path == near);
-            if is_disk { format!("{near}@{LATEST}") } else { near.to_owned() }
+            let is_point = !disks_and_vms.contains(near);
+            if is_point { near.to_owned() } else { format!("{near}@{LATEST}") }
         };
         near.into_iter().map(newest).collect()
     }
