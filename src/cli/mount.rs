@@ -53,9 +53,10 @@ Mount options, comma-separated; may be repeated, and later ones win:
 const NO_SYSLOG: &str =
     "note: there is no syslog here; say --log-file FILE to keep the reasons of read errors";
 
-/// Threads for each processor, and so many more: who waits for the source keeps none of them busy, and
-/// a read-ahead in many requests is handed out without gaps (a tenth faster with two processors).
-const SPARE_THREADS: usize = 4;
+/// One thread for each processor, and so many more: who waits for the source keeps none of them busy.
+/// With more, the kernel wakes the one that slept longest, with the least in the processor's caches
+/// (contrib/bench/README.md has the numbers).
+const SPARE_THREADS: usize = 1;
 /// More threads than this have not been seen to help.
 const MOST_THREADS: usize = 8;
 
@@ -113,7 +114,7 @@ pub(super) struct MountArgs {
     #[arg(short, long)]
     foreground: bool,
 
-    /// Threads that answer the kernel [default: one for each CPU and four more, at most 8, or
+    /// Threads that answer the kernel [default: one for each CPU and one more, at most 8, or
     /// fewer where a user may not have so many]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     threads: Option<u16>,
