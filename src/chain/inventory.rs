@@ -290,7 +290,10 @@ impl Inventory {
                 EntryKind::Folder if Some(path.as_path()) == before.passed_over => {}
                 EntryKind::Folder => {
                     let Some(entries) = listed.remove(&path) else {
-                        self.skip(&path, "folders this deep are not looked into");
+                        // Else its name was listed twice.
+                        if open.len() > FOLDER_DEPTH {
+                            self.skip(&path, "folders this deep are not looked into");
+                        }
                         continue;
                     };
                     self.folders.insert(path.clone(), entry.stat);

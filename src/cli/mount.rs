@@ -252,7 +252,7 @@ fn check_not_hidden(tree: &Tree, place: &Place) -> Result<()> {
 /// So many threads, if they can be had. Once it is mounted, a view without them would answer nobody,
 /// not even the one who wants to unmount it.
 fn all_threads(wanted: NonZeroUsize) -> Result<NonZeroUsize> {
-    match threads_to_be_had(wanted.get() + OWN_THREADS) {
+    match threads_to_be_had(wanted.get() + OWN_THREADS + HELPERS) {
         (_, Some(e)) => {
             let what =
                 format!("cannot have {wanted} threads: {e}; say --threads with a smaller number");
@@ -266,7 +266,7 @@ fn all_threads(wanted: NonZeroUsize) -> Result<NonZeroUsize> {
 fn default_threads() -> Result<NonZeroUsize> {
     let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let most = processors.saturating_add(SPARE_THREADS).min(MOST_THREADS);
-    let (had, failure) = threads_to_be_had(most + OWN_THREADS);
+    let (had, failure) = threads_to_be_had(most + OWN_THREADS + HELPERS);
     let Some(failure) = failure else {
         return Ok(NonZeroUsize::new(most).unwrap_or(NonZeroUsize::MIN));
     };
@@ -278,7 +278,10 @@ fn default_threads() -> Result<NonZeroUsize> {
             1 + OWN_THREADS + HELPERS
         ))
     })?;
-    log::warn!("{failure}: the kernel is answered by {threads} threads instead of {most}");
+    super::complain(&format!(
+        "note: this user may not have more processes: the view is served by {threads} threads instead \
+         of {most}"
+    ));
     Ok(threads)
 }
 

@@ -4,6 +4,8 @@ use std::time::{Duration, SystemTime};
 
 /// A look may always take this long.
 const LEAST_PATIENCE: Duration = Duration::from_mins(1);
+/// After so long it is told of in any case: the last look may have hung, too, or the clock was set.
+const MOST_PATIENCE: Duration = Duration::from_hours(1);
 /// A large source on a slow file system takes its time, and the next look about as long.
 const LONGER: u32 = 4;
 
@@ -33,7 +35,7 @@ impl Looks {
     /// When the look began that is under way, if it should be over: a network file system may never
     /// answer.
     pub(super) fn overdue(&self, now: SystemTime) -> Option<SystemTime> {
-        let patience = LEAST_PATIENCE.max(self.last.saturating_mul(LONGER));
+        let patience = self.last.saturating_mul(LONGER).clamp(LEAST_PATIENCE, MOST_PATIENCE);
         self.since.filter(|since| now.duration_since(*since).unwrap_or_default() > patience)
     }
 }
@@ -58,5 +60,8 @@ mod tests {
         looks.succeed(at(20));
         looks.begin(at(30));
         assert_eq!(looks.overdue(at(32)), Some(at(30)), "the last one counts");
+        looks.succeed(at(1000));
+        looks.begin(at(2000));
+        assert_eq!((looks.overdue(at(2060)), looks.overdue(at(2061))), (None, Some(at(2000))));
     }
 }
