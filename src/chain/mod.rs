@@ -20,6 +20,7 @@ pub mod order;
 pub mod place;
 
 mod content;
+mod folders;
 mod found;
 mod headers;
 mod live;
