@@ -3,6 +3,7 @@
 //! Everything is read-only. The kernel refuses most writes by itself, as the mount is read-only;
 //! what still comes through is refused here, each by name.
 
+mod ahead;
 mod attributes;
 mod content;
 mod handles;
@@ -32,13 +33,14 @@ use crate::error::Error;
 use crate::fault_log;
 use crate::tree::xattrs::PREFIX;
 use crate::tree::{Attr, Ino, NodeKind, Opened, Tree};
+pub use ahead::Ahead;
 use attributes::{BLOCK_SIZE, file_attr, file_type, lifetime, nothing};
 use content::Target;
 use handles::{Handles, Listing, OpenFile, OpenFolder};
 pub use live::Live;
 use passthrough::Backings;
-use status::Status;
 pub use status::{About, FILE as STATUS_FILE, FOLDER as STATUS_FOLDER};
+use status::{Now, Status};
 
 /// The largest request, and so the largest read that comes whole; bytes. The kernel sends the parts
 /// of a larger one at the same time: several threads share the work of one reader, and each has its
@@ -57,6 +59,7 @@ pub struct View {
     files: Handles<OpenFile>,
     folders: Handles<OpenFolder>,
     backings: Backings,
+    ahead: Arc<Ahead>,
     may_pass_through: bool,
     status: Status,
 }
@@ -70,6 +73,7 @@ impl View {
             files: Handles::new(),
             folders: Handles::new(),
             backings: Backings::default(),
+            ahead: Arc::default(),
             may_pass_through,
             status: Status::new(about),
         }
@@ -80,6 +84,11 @@ impl View {
         Arc::clone(&self.live)
     }
 
+    /// Who reads ahead, for whoever has the kernel's ear.
+    pub fn ahead(&self) -> Arc<Ahead> {
+        Arc::clone(&self.ahead)
+    }
+
     fn attr(&self, ino: INodeNo) -> Option<Attr> {
         let ino = Ino(ino.0);
         self.status.attr(ino).or_else(|| self.live.attr(ino))
@@ -87,7 +96,12 @@ impl View {
 
     fn opened(&self, ino: Ino) -> Option<Opened> {
         let tree = self.live.tree();
-        let now = || (self.live.stale(), self.files.count(), self.folders.count());
+        let now = || Now {
+            stale: self.live.stale(),
+            bytes_ahead: self.ahead.bytes(),
+            files: self.files.count(),
+            folders: self.folders.count(),
+        };
         self.status.open(ino, &tree, now).or_else(|| tree.open(ino))
     }
 
@@ -335,6 +349,9 @@ impl Filesystem for View {
     ) {
         let Some(file) = self.files.get(handle) else { return reply.error(Errno::EBADF) };
         let direct = flags.0 & libc::O_DIRECT != 0;
+        if !direct {
+            self.ahead.note(ino, &file, offset, size);
+        }
         let reply = if direct { waiting::hold(request.pid(), reply) } else { Some(reply) };
         content::read(&file.file, offset, size, |piece| {
             let Some(reply) = reply.or_else(waiting::take) else { return };

@@ -28,7 +28,8 @@
 //!
 //! # The way of a read
 //!
-//! [`fuse`] finds the image behind an inode ([`tree`]), asks it for bytes ([`view`]); the view has
+//! [`fuse`] finds the image behind an inode ([`tree`]), asks it for bytes ([`view`]), also ahead of
+//! who reads in order; the view has
 //! the range resolved by the chain's map ([`map`]), which asks each layer ([`layer`]) at most once
 //! per region, and then has the owning layer fetch each piece from its file ([`source`]).
 

@@ -60,9 +60,9 @@ const SPARE_THREADS: usize = 1;
 /// More threads than this have not been seen to help.
 const MOST_THREADS: usize = 8;
 
-/// Threads beside those that answer: the session's own, the one for signals, and the two that look after
-/// changes.
-const OWN_THREADS: usize = 4;
+/// Threads beside those that answer: the session's own, the one for signals, the two that look after
+/// changes, and the one that reads ahead.
+const OWN_THREADS: usize = 5;
 /// Processes that are started beside: fusermount3, and the one that watches over `auto_unmount`.
 const HELPERS: usize = 2;
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use fuser::{BackingId, FileHandle};
 use parking_lot::{Mutex, RwLock};
 
+use super::ahead::Run;
 use crate::source::Hold;
 use crate::tree::{Ino, NodeKind, Opened, Tree};
 
@@ -48,6 +49,8 @@ impl<T> Handles<T> {
 /// A file that somebody has open.
 pub(super) struct OpenFile {
     pub(super) file: Opened,
+    /// What was read of it in order.
+    pub(super) run: Mutex<Run>,
     /// Must live as long, where the kernel reads by itself.
     #[expect(dead_code, reason = "held, and never asked")]
     backing: Option<Arc<BackingId>>,
@@ -63,7 +66,7 @@ impl OpenFile {
             Opened::Slice(slice) => slice.hold(),
             Opened::Text(_) => Vec::new(),
         };
-        Self { file, backing, held }
+        Self { file, run: Mutex::default(), backing, held }
     }
 }
 

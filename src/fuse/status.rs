@@ -68,6 +68,14 @@ struct FaultsOfFile {
     at: SystemTime,
 }
 
+/// What the status does not count itself.
+pub(super) struct Now {
+    pub(super) stale: Option<Stale>,
+    pub(super) bytes_ahead: u64,
+    pub(super) files: usize,
+    pub(super) folders: usize,
+}
+
 /// The content of the file.
 #[derive(Debug, Serialize)]
 struct Told<'a> {
@@ -99,6 +107,8 @@ struct ToldStale {
 struct Reads {
     requests: u64,
     bytes: u64,
+    /// Those among the bytes that nobody had asked for yet.
+    bytes_ahead: u64,
     failed: u64,
 }
 
@@ -189,17 +199,13 @@ impl Status {
         (ino == FOLDER_INO).then(|| Listing::new(entries()))
     }
 
-    /// The file as of now. `now`: whether the tree is stale, and how many files and folders are open.
-    pub(super) fn open(
-        &self,
-        ino: Ino,
-        tree: &Tree,
-        now: impl FnOnce() -> (Option<Stale>, usize, usize),
-    ) -> Option<Opened> {
+    /// The file as of now.
+    pub(super) fn open(&self, ino: Ino, tree: &Tree, now: impl FnOnce() -> Now) -> Option<Opened> {
         (ino == FILE_INO).then(|| Opened::Text(self.text(tree, now()).into()))
     }
 
-    fn text(&self, tree: &Tree, (stale, files, folders): (Option<Stale>, usize, usize)) -> Vec<u8> {
+    fn text(&self, tree: &Tree, now: Now) -> Vec<u8> {
+        let Now { stale, bytes_ahead, files, folders } = now;
         let (errors, errors_of_other_files) = self.told_faults();
         let failed = errors.iter().map(|fault| fault.count).sum::<u64>() + errors_of_other_files;
         let told = Told {
@@ -214,7 +220,8 @@ impl Status {
             counts: tree.counts(),
             reads: Reads {
                 requests: self.reads.load(Ordering::Relaxed),
-                bytes: self.bytes.load(Ordering::Relaxed),
+                bytes: self.bytes.load(Ordering::Relaxed) + bytes_ahead,
+                bytes_ahead,
                 failed,
             },
             errors,

@@ -34,7 +34,7 @@ pub use unmount::unmount;
 
 use crate::error::{Error, Result};
 use crate::fault_log;
-use crate::fuse::{About, View};
+use crate::fuse::{About, Ahead, View};
 use crate::tree::live::Live;
 use auto_unmount::Watcher;
 use mountinfo::MountTable;
@@ -54,6 +54,7 @@ pub struct Mounted {
     /// Waits for our end, with `auto_unmount`.
     _watcher: Option<Watcher>,
     bell: Bell,
+    ahead: Arc<Ahead>,
 }
 
 impl Mounted {
@@ -81,12 +82,15 @@ impl Mounted {
             threads: threads.get(),
         };
         let view = View::new(Arc::clone(live.tree()), options.passthrough, about);
-        let served = view.live();
+        let (served, ahead) = (view.live(), view.ahead());
         let started = start(fuse, view, options, threads, &own);
         let ended = Arc::new(AtomicBool::new(false));
         let answers = started.and_then(|session| {
             check_answer(&own, before)?;
             raise_read_ahead(own.device);
+            if let Err(e) = ahead.start(session.notifier()) {
+                debug!("nothing is read ahead: {e}");
+            }
             let bell = refresh::start(live, options.refresh, served, session.notifier())
                 .map_err(|e| Error::io(&own.path, e))?;
             signals::obey(signals, hangup, own.clone(), ended.clone(), bell.clone())
@@ -96,7 +100,7 @@ impl Mounted {
         });
         match answers {
             Ok((session, bell, watcher)) => {
-                Ok(Self { own, session, ended, _watcher: watcher, bell })
+                Ok(Self { own, session, ended, _watcher: watcher, bell, ahead })
             }
             Err(e) => {
                 give_up(&own);
@@ -113,6 +117,7 @@ impl Mounted {
         fault_log::flush();
         self.ended.store(true, Ordering::Release);
         self.bell.end();
+        self.ahead.end();
         if let Err(e) = over {
             // It was not unmounted, so its device number is still its own.
             give_up(&self.own);

@@ -1,0 +1,179 @@
+//! What is put into the kernel's cache before anybody asks for it is what a reader would have been
+//! given.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::indexing_slicing,
+    clippy::unnecessary_debug_formatting,
+    reason = "a test stops where something is not as it must be, and shows names escaped"
+)]
+
+mod common;
+
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use common::content::{bytes, must_equal};
+use common::paged::forget;
+use common::prng::Prng;
+use common::qcow2_editor::Editor;
+use common::run::scratch;
+use common::watch::{holds_within, within};
+use common::{Mount, Run};
+
+/// Bytes of the disk: several times what is read ahead at most; the last page is not whole.
+const SIZE: usize = (64 << 20) + 512;
+const CLUSTER: usize = 64 << 10;
+/// Seconds that a read of it may take.
+const LIMIT: u64 = 120;
+
+/// A disk of random bytes, as a qcow2 image in a folder by itself.
+fn image() -> (TempDir, PathBuf, Vec<u8>) {
+    let folder = scratch();
+    let disk = Prng::new(62).bytes(SIZE);
+    let raw = folder.path().join("raw");
+    std::fs::write(&raw, &disk).expect("a file");
+    let source = folder.path().join("source");
+    std::fs::create_dir(&source).expect("a folder");
+    let convert = Run::new("qemu-img").args(["convert", "-f", "raw", "-O", "qcow2"]);
+    convert.arg(raw).arg(source.join("disk.qcow2")).ok();
+    (folder, source, disk)
+}
+
+fn disk_of(mount: &Mount) -> PathBuf {
+    mount.path("disk.qcow2/disk.qcow2/disk.img")
+}
+
+fn bytes_ahead(mount: &Mount) -> u64 {
+    let told = mount.qcowfs().args(["status", "--json"]).arg(mount.point()).ok();
+    let told: Value = serde_json::from_slice(&told.stdout).expect("JSON");
+    told.pointer("/reads/bytes_ahead").and_then(Value::as_u64).expect("a number")
+}
+
+/// Reads until something was read ahead, and then some more. That comes when a processor is free for
+/// it, which a short read may not live to see; a single processor always has other work.
+fn read_with_help(mount: &Mount, read: impl Fn(&Path)) {
+    let image = disk_of(mount);
+    let again = || {
+        forget(&image);
+        read(&image);
+    };
+    let has_help = || {
+        again();
+        bytes_ahead(mount) > 0
+    };
+    let processors = thread::available_parallelism().expect("a number").get();
+    assert_eq!((0..50).any(|_| has_help()), processors > 1, "{processors} processors");
+    again();
+    again();
+}
+
+#[test]
+fn a_reader_in_order_gets_the_bytes_of_the_disk() {
+    let (_folder, source, disk) = image();
+    for options in [&[][..], &["--threads", "1"]] {
+        let mount = Mount::with(&source, common::User::Own, options);
+        read_with_help(&mount, |image| must_equal("read in order", &bytes(image), &disk));
+        mount.unmount();
+    }
+}
+
+#[test]
+fn readers_of_several_places_at_once_get_the_bytes_of_the_disk() {
+    let (_folder, source, disk) = image();
+    let mount = Mount::of(&source);
+    let disk = Arc::new(disk);
+    let from = |image: &Path, first: usize| {
+        let (file, disk) = (File::open(image).expect("the disk"), Arc::clone(&disk));
+        thread::spawn(move || {
+            let mut buffer = vec![0; 1 << 20];
+            for at in (first..disk.len()).step_by(buffer.len()) {
+                let got = file.read_at(&mut buffer, at as u64).expect("bytes");
+                must_equal("one of three", &buffer[..got], &disk[at..at + got]);
+            }
+        })
+    };
+    read_with_help(&mount, |image| {
+        let readers = [0, 21 << 20, 42 << 20].map(|first| from(image, first));
+        within(LIMIT, "three readers", || {
+            readers.map(|reader| reader.join().expect("a reader whose bytes are right"))
+        });
+    });
+    mount.unmount();
+}
+
+#[test]
+fn what_cannot_be_read_is_an_error_for_those_who_read_it_alone() {
+    let (_folder, source, disk) = image();
+    let mut editor = Editor::open(source.join("disk.qcow2"));
+    let l1 = editor.l1();
+    let bad = 700;
+    let entry = editor.l2(&l1)[bad];
+    editor.put(entry.at, (1 << 63) | (editor.len().next_multiple_of(1 << 16) + (1 << 30)));
+    editor.save();
+    let mount = Mount::of(&source);
+    read_with_help(&mount, |image| {
+        let (image, disk) = (image.to_path_buf(), disk.clone());
+        within(LIMIT, "a disk with one bad cluster", move || {
+            let file = File::open(&image).expect("the disk");
+            let mut buffer = vec![0; CLUSTER];
+            for cluster in 0..disk.len() / CLUSTER {
+                let at = cluster * CLUSTER;
+                match file.read_exact_at(&mut buffer, at as u64) {
+                    Ok(()) => must_equal("a good one", &buffer, &disk[at..at + CLUSTER]),
+                    Err(e) => {
+                        assert_eq!((e.raw_os_error(), cluster), (Some(libc::EIO), bad), "{e}");
+                        continue;
+                    }
+                }
+                assert_ne!(cluster, bad, "read as if there were nothing wrong with it");
+            }
+        });
+    });
+    mount.unmount();
+}
+
+#[test]
+fn nothing_keeps_a_view_from_being_unmounted() {
+    let (_folder, source, disk) = image();
+    for _ in 0..10 {
+        let mount = Mount::of(&source);
+        let image = disk_of(&mount);
+        let disk = disk[..16 << 20].to_vec();
+        within(LIMIT, "the start of the disk", move || {
+            let mut start = vec![0; disk.len()];
+            File::open(image).and_then(|mut file| file.read_exact(&mut start)).expect("bytes");
+            must_equal("the start", &start, &disk);
+        });
+        mount.unmount();
+    }
+}
+
+#[test]
+fn who_does_not_read_in_order_is_brought_nothing() {
+    let (_folder, source, disk) = image();
+    let mount = Mount::of(&source);
+    let file = File::open(disk_of(&mount)).expect("the disk");
+    let mut prng = Prng::new(63);
+    within(LIMIT, "reads anywhere", move || {
+        let mut buffer = [0; 4096];
+        for _ in 0..2000 {
+            let at = prng.below(SIZE as u64 / 4096) * 4096;
+            file.read_exact_at(&mut buffer, at).expect("a page");
+            let start = usize::try_from(at).expect("an index");
+            must_equal("a page", &buffer, &disk[start..start + 4096]);
+        }
+    });
+    assert!(!holds_within(1, || bytes_ahead(&mount) > 0), "something was read ahead");
+    mount.unmount();
+}
