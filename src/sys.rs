@@ -1,5 +1,5 @@
-//! What no safe library offers: FIEMAP, cloning ranges, asking who holds a lock, descriptors by
-//! number, and mounts of one file.
+//! What no safe library offers: FIEMAP, cloning ranges, large pages, asking who holds a lock,
+//! descriptors by number, and mounts of one file.
 //!
 //! The only module of the crate with `unsafe` code.
 #![allow(unsafe_code)]
@@ -112,6 +112,68 @@ pub(crate) fn clone_range(
     // the structure.
     let result = unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONERANGE as _, &raw const range) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A part of a file in the address space, to tell the kernel about its pages. Nobody can read or write
+/// the file by it, so it does not matter what becomes of the file.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    file: Range<u64>,
+    /// Where the part begins.
+    address: usize,
+    /// All that has to be given back.
+    reserved: Range<usize>,
+}
+
+impl Mapping {
+    /// Maps a part of a file that begins at a multiple of `alignment`, at an address that is one, too.
+    pub(crate) fn new(file: &File, part: Range<u64>, alignment: u64) -> io::Result<Self> {
+        let too_large = |_| io::Error::from(io::ErrorKind::InvalidInput);
+        let len = usize::try_from(part.end - part.start).map_err(too_large)?;
+        let alignment = usize::try_from(alignment).map_err(too_large)?;
+        let offset = libc::off_t::try_from(part.start).map_err(too_large)?;
+        let room = len.checked_add(alignment).ok_or(io::ErrorKind::InvalidInput)?;
+        let private = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        let anywhere = std::ptr::null_mut();
+        // SAFETY: a new mapping, at an address that the kernel chooses, of nothing.
+        let start = unsafe { libc::mmap(anywhere, room, libc::PROT_NONE, private, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let reserved = start as usize..start as usize + room;
+        let mapping =
+            Self { file: part, address: reserved.start.next_multiple_of(alignment), reserved };
+        let (to, fixed) =
+            (mapping.address as *mut libc::c_void, libc::MAP_SHARED | libc::MAP_FIXED);
+        // SAFETY: it replaces a part of the mapping above, which is ours and which nobody uses;
+        // PROT_NONE keeps everybody from using this one.
+        let put = unsafe { libc::mmap(to, len, libc::PROT_NONE, fixed, file.as_raw_fd(), offset) };
+        if put == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(mapping) }
+    }
+
+    /// Has the kernel keep a range of the file in pages that are as large as can be (Linux 6.1),
+    /// with zeros where there is nothing yet.
+    pub(crate) fn collapse(&self, range: Range<u64>) -> io::Result<()> {
+        if range.start < self.file.start || range.end > self.file.end || range.is_empty() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let within = |offset: u64| {
+            usize::try_from(offset - self.file.start).map_err(|_| io::ErrorKind::InvalidInput)
+        };
+        let (from, to) = (within(range.start)?, within(range.end)?);
+        let at = (self.address + from) as *mut libc::c_void;
+        // SAFETY: the range lies within our mapping, and its bytes stay what they are.
+        let result = unsafe { libc::madvise(at, to - from, libc::MADV_COLLAPSE) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        let Range { start, end } = self.reserved;
+        // SAFETY: it is ours, and nothing points into it.
+        let _unmapped = unsafe { libc::munmap(start as *mut libc::c_void, end - start) };
+    }
 }
 
 /// Whether another process holds a lock on any of these bytes of the file.

@@ -424,3 +424,26 @@ fn on_one_file_system_with_reflinks_hardly_any_byte_is_written() {
         std::fs::remove_file(&target).unwrap();
     }
 }
+
+#[test]
+fn on_a_tmpfs_zeros_are_holes_between_pages_of_any_size() {
+    let shm = tempfile::tempdir_in("/dev/shm").expect("a folder on a tmpfs");
+    let folder = scratch();
+    let mut prng = Prng::new(13);
+    let mut disk = prng.bytes(40 * MIB + 512);
+    for _ in 0..12 {
+        let start = usize::try_from(prng.below(disk.len() as u64)).unwrap();
+        let len = usize::try_from(prng.below(600 << 10)).unwrap();
+        let end = disk.len().min(start + len);
+        disk[start..end].fill(0);
+    }
+    std::fs::write(folder.path().join("disk"), &disk).unwrap();
+    let declared = "[image.\"disk\"]\nformat = \"raw\"\n";
+    std::fs::write(folder.path().join("qcowfs.toml"), declared).unwrap();
+    let target = shm.path().join("disk.raw");
+    restore(folder.path(), "disk", &target).arg("--verify").ok();
+    must_equal("the disk", &bytes(&target), &disk);
+    let filled = disk.chunks(4096).filter(|page| page.iter().any(|byte| *byte != 0)).count();
+    let taken = target.metadata().unwrap().blocks();
+    assert_eq!(taken, filled as u64 * 8, "blocks of 512 bytes");
+}

@@ -4,7 +4,7 @@
 #
 # All subjects do the same work in turns. A table of medians goes to standard output, every single
 # value to the CSV. Needs root (it mounts a tmpfs and an XFS of its own), 12 GB where the scratch folder
-# is, and 3 GB of free memory beside. Takes some five minutes.
+# is, and 8 GB of free memory beside. Takes some five minutes.
 #
 #   QCOWFS_BENCH_DIR=DIR      where the scratch folder is made (default: $TMPDIR or /var/tmp)
 #   QCOWFS_BENCH_CSV=FILE     where the values go (default: restore.csv in the working directory)
@@ -71,7 +71,7 @@ run() {
     rm -f "$target"
     sync -f "${target%/*}"
     # What the host of a virtual machine has to give first is not what is measured.
-    python3 "$here/timing.py" $((mib + mib / 4))
+    python3 "$here/timing.py" $((mib * 2 + mib / 4))
     TIMEFORMAT='%3R %3U %3S'
     read -r real user system < <({ time timeout 300 "$@" >/dev/null; } 2>&1)
     [[ $(stat -c %s "$target") -eq $((mib << 20)) ]] || die "$subject did not write $target"

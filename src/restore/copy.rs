@@ -47,7 +47,7 @@ pub(super) fn copy(
     let (written, cloned) = (AtomicU64::new(0), AtomicU64::new(0));
     let copy = Copy { image, sink, stop, progress, written, cloned, never_shares };
     let new_work = || {
-        let mut buffer = vec![0; usize::try_from(BUFFER).unwrap_or(0)];
+        let mut buffer = vec![0; usize::try_from(sink.piece()).unwrap_or(0)];
         let copy = &copy;
         move |unit| copy.unit(unit, &mut buffer)
     };
@@ -168,7 +168,9 @@ impl Copy<'_> {
         let mut at = range.start;
         while at < range.end {
             self.stop.check()?;
-            let len = (range.end - at).min(buffer.len() as u64);
+            // Up to the next whole piece.
+            let piece = buffer.len() as u64;
+            let len = (range.end - at).min(piece - at % piece);
             let bytes = buffer.get_mut(..usize::try_from(len).unwrap_or(0)).unwrap_or_default();
             let read = self.image.read_at(at, bytes);
             read.map_err(|e| unreadable(self.image, at + e.done as u64, &e.error))?;

@@ -26,6 +26,7 @@ mod copy;
 mod device;
 mod folders;
 mod in_use;
+mod large_pages;
 mod partial;
 mod protected;
 mod qcow2;

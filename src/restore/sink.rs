@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::copy::BUFFER;
 use crate::error::Result;
 use crate::source::{Cloned, Source};
 
@@ -11,6 +12,11 @@ pub(super) trait Sink: Sync {
     /// Bytes of which it takes only whole multiples, counted from the start of the disk, but for
     /// the end of the disk: a power of two.
     fn granularity(&self) -> u64;
+
+    /// Bytes that it takes best at a time: a power of two, and a multiple of the above.
+    fn piece(&self) -> u64 {
+        BUFFER
+    }
 
     /// Begins with a unit of the disk.
     fn unit(&self, unit: Range<u64>) -> Box<dyn UnitWriter + '_>;
