@@ -11,6 +11,7 @@ mod live;
 mod looks;
 mod passthrough;
 mod refusals;
+mod run;
 mod status;
 mod waiting;
 
@@ -19,6 +20,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use fuser::{
     AccessFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
@@ -69,7 +71,7 @@ impl View {
     /// itself, where it can. `about`: what its status says of the mount.
     pub fn new(tree: Arc<Tree>, may_pass_through: bool, about: About) -> Self {
         Self {
-            live: Arc::new(Live::new(tree)),
+            live: Arc::new(Live::new(tree, about.first_look)),
             files: Handles::new(),
             folders: Handles::new(),
             backings: Backings::default(),
@@ -84,7 +86,7 @@ impl View {
         Arc::clone(&self.live)
     }
 
-    /// Who reads ahead, for whoever has the kernel's ear.
+    /// Who reads ahead, once the view is mounted.
     pub fn ahead(&self) -> Arc<Ahead> {
         Arc::clone(&self.ahead)
     }
@@ -99,7 +101,7 @@ impl View {
         let now = || Now {
             stale: self.live.stale(),
             bytes_ahead: self.ahead.bytes(),
-            files: self.files.count(),
+            files: self.files.count().saturating_sub(self.ahead.files()),
             folders: self.folders.count(),
         };
         self.status.open(ino, &tree, now).or_else(|| tree.open(ino))
@@ -130,6 +132,21 @@ impl View {
             at = parent;
         }
         names.iter().rev().collect()
+    }
+
+    /// Has what comes next read ahead, where a reader asks in order.
+    fn read_ahead(&self, ino: INodeNo, handle: FileHandle, file: &OpenFile, read: (u64, u32)) {
+        if file.is_ours || matches!(file.file, Opened::Text(_)) {
+            return;
+        }
+        let mut run = file.run.lock();
+        run.note(read.0, read.1);
+        if self.ahead.takes_orders()
+            && let Some(range) = run.next(content::size(&file.file))
+        {
+            file.is_helped.store(true, Ordering::Relaxed);
+            self.ahead.order(handle, ino, self.path(ino), range);
+        }
     }
 
     fn log_fault(&self, ino: INodeNo, request: fmt::Arguments<'_>, fault: &Error) {
@@ -307,7 +324,7 @@ impl Filesystem for View {
         reply.ok();
     }
 
-    fn open(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         if flags.acc_mode() != OpenAccMode::O_RDONLY || flags.0 & libc::O_TRUNC != 0 {
             return reply.error(Errno::EROFS);
         }
@@ -322,9 +339,12 @@ impl Filesystem for View {
         };
         let how = how | FopenFlags::FOPEN_NOFLUSH;
         match self.backings.of(ino, &file, &reply) {
-            Ok(None) => reply.opened(self.files.insert(OpenFile::new(file, None)), how),
+            Ok(None) => {
+                let handle = OpenFile::new(file, None, self.ahead.asks(request));
+                reply.opened(self.files.insert(handle), how);
+            }
             Ok(Some(backing)) => {
-                let handle = OpenFile::new(file, Some(Arc::clone(&backing)));
+                let handle = OpenFile::new(file, Some(Arc::clone(&backing)), false);
                 // What the kernel cached is the file's own, and not ours to keep.
                 let how = how - FopenFlags::FOPEN_KEEP_CACHE;
                 reply.opened_passthrough(self.files.insert(handle), how, &backing);
@@ -350,12 +370,15 @@ impl Filesystem for View {
         let Some(file) = self.files.get(handle) else { return reply.error(Errno::EBADF) };
         let direct = flags.0 & libc::O_DIRECT != 0;
         if !direct {
-            self.ahead.note(ino, &file, offset, size);
+            self.read_ahead(ino, handle, &file, (offset, size));
         }
         let reply = if direct { waiting::hold(request.pid(), reply) } else { Some(reply) };
         content::read(&file.file, offset, size, |piece| {
             let Some(reply) = reply.or_else(waiting::take) else { return };
             self.status.count_read(&file.file, piece.bytes.len());
+            if file.is_ours {
+                self.ahead.count(piece.bytes.len() as u64);
+            }
             let Some(fault) = piece.fault else { return reply.data(piece.bytes) };
             self.log_fault(ino, format_args!("cannot read {size} bytes at {offset}"), &fault);
             // A short reply to a buffered read would make the kernel take the file for shorter.
@@ -413,7 +436,10 @@ impl Filesystem for View {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.files.remove(handle);
+        let closed = self.files.remove(handle);
+        if closed.is_some_and(|file| file.is_helped.load(Ordering::Relaxed)) {
+            self.ahead.close(handle);
+        }
         reply.ok();
     }
 

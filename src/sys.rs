@@ -216,6 +216,24 @@ pub(crate) fn keep_descriptors_to_ourselves() -> io::Result<()> {
     Ok(())
 }
 
+/// Gives the calling thread a table of descriptors of its own, with nothing in it above the standard
+/// error. Descriptors of others do not exist for it from now on: it must neither use nor drop what
+/// has one.
+pub(crate) fn leave_descriptors_behind() -> io::Result<()> {
+    // SAFETY: two calls that take numbers. Only this thread's table changes, which nobody else has:
+    // the first call makes it a copy.
+    let done = unsafe {
+        let result = libc::unshare(libc::CLONE_FILES);
+        if result == 0 {
+            let first: libc::c_uint = 3;
+            libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0)
+        } else {
+            result.into()
+        }
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 const _: () = assert!(size_of::<RawExtent>() == 56);
 /// Opens a file once more, on a mount of its own that nobody else sees: whoever reads by this
 /// descriptor leaves the file's access time alone, whatever his own flags say. Takes root.

@@ -1,65 +1,103 @@
-//! Brings what a reader in order will want next into the kernel's cache before it is asked for.
+//! Reads ahead of who reads in order, by a reader of our own.
 //!
-//! The kernel reads ahead by itself, but the reader's processor does most of that: it makes the pages,
-//! sends the requests and waits. Here a thread of its own puts bytes into the cache
-//! (`FUSE_NOTIFY_STORE`) in front of what the kernel has asked for: reader and daemon share the
-//! work of one stream. The reader is the faster of the two, as it only has to copy what it finds; when
-//! it comes to the end of what was put there, the kernel asks again, and that says how far it is.
+//! The kernel reads ahead by itself, but in the reader's time: it makes the pages, sends the requests
+//! and copies what comes, while the daemon waits for the next request. Here a thread asks for what
+//! comes next (`POSIX_FADV_WILLNEED`), on another processor. A piece in the middle of that is left
+//! out: where the reader comes to it, the kernel asks, and that says how far he is.
 //!
-//! Nothing rests on it: what it does not bring the kernel asks for, and what it could not read is
-//! told to the one who asks. It must be no thread that serves the kernel: a page is put into the
-//! cache only when no request for it is under way any more.
+//! # A daemon that reads its own view
+//!
+//! must neither keep it from being unmounted nor wait for itself when it is killed:
+//!
+//! - The files are opened by a mount of the thread's own, which is nowhere in the tree of folders, so
+//!   that the view is not in use by it (takes root; without it, nothing is read ahead). File and
+//!   mount are let go with the reader's own file: what is left keeps the unmounted view alive.
+//! - The thread has descriptors of its own, and none of those of the rest of the process. If that is
+//!   killed while the thread waits for an answer, the last descriptor of the connection goes with the
+//!   other threads, and the kernel ends the wait. (To put pages into the kernel's cache with
+//!   `FUSE_NOTIFY_STORE` instead was measured to be as fast. It waits uninterruptibly for requests
+//!   for these pages, with a descriptor of the connection in hand: a daemon that is killed then
+//!   is never gone, nor is its mount.)
+//! - So nothing that it drops may hold a descriptor of somebody else's: orders are plain words.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::num::NonZeroU64;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
-use fuser::{INodeNo, Notifier};
-use log::debug;
+use fuser::{FileHandle, INodeNo, Request};
 use parking_lot::{Condvar, Mutex};
+use rustix::fs::{Advice, CWD, Mode, OFlags, fadvise, fstat, major, minor, openat};
+use rustix::mount::{OpenTreeFlags, open_tree};
 
-use super::content;
-use super::handles::OpenFile;
-use crate::tree::Opened;
+use crate::sys;
 
-/// Bytes that are put into the cache at a time.
-const STEP: u32 = 256 << 10;
-/// The kernel has asked for so much more than what has been taken from its queue, at most: its
-/// own read-ahead (see `raise_read_ahead`). Bytes.
-const ASKED_FOR: u64 = 4 << 20;
-/// Nothing is brought before so much was read in order; bytes.
-const LEAST: u64 = 4 << 20;
-/// So far in front of the reader it goes at most, and never further than it has seen the reader
-/// come: what nobody wants in the end is no more than what somebody wanted. Bytes.
-const MOST: u64 = 16 << 20;
-/// Readers that are served at once. Those of more share neither memory nor processor well.
-const MOST_READERS: usize = 4;
+/// Asked for at a time: as much as the kernel takes in one go. Bytes.
+const PIECE: u64 = 2 << 20;
+/// Left out in the middle of an order; bytes.
+const LEFT_OUT: u64 = 128 << 10;
+/// Orders that wait. Readers of more files at once share neither memory nor processor well.
+const MOST_ORDERS: usize = 8;
+/// Who has had no order for so long is taken to be at another place by now.
+const IDLE: Duration = Duration::from_secs(5);
 
-/// Who puts bytes into the cache, and for whom.
+/// Who reads ahead, and for whom.
 #[derive(Debug, Default)]
 pub struct Ahead {
     queue: Mutex<Queue>,
     is_more: Condvar,
+    /// The number of the thread, which is how the kernel calls it; 0 if there is none.
+    thread: AtomicU32,
     bytes: AtomicU64,
+    files: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    /// Nobody is taken in before somebody serves them, and after that.
+    /// Nothing is ordered before somebody serves it, and after that.
     is_open: bool,
-    readers: VecDeque<(INodeNo, Weak<OpenFile>)>,
+    orders: VecDeque<Order>,
+}
+
+#[derive(Debug)]
+enum Order {
+    /// To read a range of the file of a reader's handle.
+    Read { handle: u64, file: Place, range: Range<u64> },
+    /// The handle is gone.
+    Close(u64),
+}
+
+/// Where a file is in the view, and its inode number.
+#[derive(Debug)]
+struct Place {
+    path: PathBuf,
+    ino: u64,
 }
 
 impl Ahead {
-    /// Starts the thread, unless there is only one processor: that has other work.
-    pub fn start(self: &Arc<Self>, kernel: Notifier) -> io::Result<()> {
+    /// Starts the thread for a view that is mounted, unless there is only one processor: that has
+    /// other work.
+    pub fn start(self: &Arc<Self>, mount_point: &Path, device: (u32, u32)) -> io::Result<()> {
         if thread::available_parallelism().map_or(1, usize::from) < 2 {
             return Ok(());
         }
-        let ahead = Arc::clone(self);
-        let serve = move || ahead.serve(&kernel);
+        let (ahead, mount_point) = (Arc::clone(self), mount_point.to_path_buf());
+        let serve = move || {
+            if sys::leave_descriptors_behind().is_err() {
+                return ahead.end();
+            }
+            let tid = rustix::thread::gettid().as_raw_nonzero().get();
+            ahead.thread.store(tid.unsigned_abs(), Ordering::Relaxed);
+            let (mount, open) = (None, HashMap::new());
+            Helper { ahead: &ahead, mount_point, device, mount, open }.serve();
+        };
         self.queue.lock().is_open = true;
         let started = thread::Builder::new().name("ahead".to_owned()).spawn(serve);
         started.map(drop).inspect_err(|_| self.end())
@@ -69,247 +107,182 @@ impl Ahead {
     pub fn end(&self) {
         let mut queue = self.queue.lock();
         queue.is_open = false;
-        queue.readers.clear();
+        queue.orders.clear();
         self.is_more.notify_all();
     }
 
-    /// Bytes that were put into the cache so far.
+    /// Whether it is the thread that asks.
+    pub(super) fn asks(&self, request: &Request) -> bool {
+        let thread = self.thread.load(Ordering::Relaxed);
+        thread != 0 && request.pid() == thread
+    }
+
+    /// Counts bytes that the thread asked for.
+    pub(super) fn count(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes that the thread asked for so far.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Notes that the kernel asked for a range on its reader's behalf.
-    pub(super) fn note(&self, ino: INodeNo, file: &Arc<OpenFile>, offset: u64, size: u32) {
-        if matches!(file.file, Opened::Text(_)) {
-            return;
-        }
-        let mut run = file.run.lock();
-        run.note(offset, size);
-        if run.is_queued || run.next().is_none() {
-            return;
-        }
+    /// Files that it has open.
+    pub(super) fn files(&self) -> usize {
+        self.files.load(Ordering::Relaxed)
+    }
+
+    /// Whether orders are taken.
+    pub(super) fn takes_orders(&self) -> bool {
+        let queue = self.queue.lock();
+        queue.is_open && queue.orders.len() < MOST_ORDERS
+    }
+
+    /// Orders that a range of the file of a handle be read.
+    pub(super) fn order(&self, handle: FileHandle, ino: INodeNo, path: PathBuf, range: Range<u64>) {
+        let file = Place { path, ino: ino.0 };
+        self.push(Order::Read { handle: handle.0, file, range });
+    }
+
+    /// The handle of a reader, for whom something was ordered, is gone.
+    pub(super) fn close(&self, handle: FileHandle) {
+        self.push(Order::Close(handle.0));
+    }
+
+    fn push(&self, order: Order) {
         let mut queue = self.queue.lock();
-        if queue.is_open && queue.readers.len() < MOST_READERS {
-            run.is_queued = true;
-            queue.readers.push_back((ino, Arc::downgrade(file)));
+        if queue.is_open {
+            queue.orders.push_back(order);
             self.is_more.notify_one();
         }
     }
+}
 
-    fn serve(&self, kernel: &Notifier) {
-        while let Some((ino, reader)) = self.first() {
-            // One that was closed wants nothing.
-            let Some(file) = reader.upgrade() else { continue };
-            let Some(at) = file.run.lock().begin() else { continue };
-            let brought = bring(kernel, ino, &file, at).unwrap_or_else(|e| {
-                debug!("nothing is read ahead any more: {e}");
-                self.end();
-                0
-            });
-            self.bytes.fetch_add(brought, Ordering::Relaxed);
-            if file.run.lock().end(at, brought) {
-                self.queue.lock().readers.push_back((ino, reader));
+/// The thread.
+struct Helper<'a> {
+    ahead: &'a Ahead,
+    mount_point: PathBuf,
+    /// Major and minor number of the view's device.
+    device: (u32, u32),
+    /// The view's root, by a mount that nobody else sees.
+    mount: Option<OwnedFd>,
+    /// The files of readers' handles.
+    open: HashMap<u64, File>,
+}
+
+/// What the thread is woken for.
+enum Woken {
+    Order(Order),
+    Idle,
+    Over,
+}
+
+impl Helper<'_> {
+    fn serve(mut self) {
+        loop {
+            match self.wait() {
+                Woken::Order(Order::Read { handle, file, range }) => {
+                    // It is only help: whoever reads is told what is wrong.
+                    let _helped = self.read(handle, &file, range);
+                }
+                Woken::Order(Order::Close(handle)) => drop(self.open.remove(&handle)),
+                Woken::Idle => self.open.clear(),
+                Woken::Over => return,
             }
+            if self.open.is_empty() {
+                self.mount = None;
+            }
+            self.ahead.files.store(self.open.len(), Ordering::Relaxed);
         }
     }
 
-    /// Who is next, or `None` at the end.
-    fn first(&self) -> Option<(INodeNo, Weak<OpenFile>)> {
-        let mut queue = self.queue.lock();
+    fn wait(&self) -> Woken {
+        let mut queue = self.ahead.queue.lock();
         loop {
             if !queue.is_open {
-                return None;
+                return Woken::Over;
             }
-            match queue.readers.pop_front() {
-                Some(reader) => return Some(reader),
-                None => self.is_more.wait(&mut queue),
+            if let Some(order) = queue.orders.pop_front() {
+                return Woken::Order(order);
+            }
+            if self.open.is_empty() {
+                self.ahead.is_more.wait(&mut queue);
+            } else if self.ahead.is_more.wait_for(&mut queue, IDLE).timed_out() {
+                return Woken::Idle;
             }
         }
     }
-}
 
-/// Puts one step into the cache. Returns how many bytes: none at the end of the file, or where it
-/// cannot be read, which is told to whoever asks for it. An error means that the kernel takes nothing.
-fn bring(kernel: &Notifier, ino: INodeNo, file: &OpenFile, at: u64) -> io::Result<u64> {
-    content::read(&file.file, at, STEP, |piece| {
-        if piece.fault.is_some() || piece.bytes.is_empty() {
-            return Ok(0);
+    fn read(&mut self, handle: u64, file: &Place, range: Range<u64>) -> io::Result<()> {
+        if !self.open.contains_key(&handle) {
+            let opened = self.open(file)?;
+            self.open.insert(handle, opened);
         }
-        kernel.store(ino, at, piece.bytes)?;
-        Ok(piece.bytes.len() as u64)
-    })
-}
+        let Some(file) = self.open.get(&handle) else { return Ok(()) };
+        for piece in pieces(range) {
+            let len = NonZeroU64::new(piece.end - piece.start);
+            fadvise(file, piece.start, len, Advice::WillNeed)?;
+        }
+        Ok(())
+    }
 
-/// What was asked for of one open file, as far as it is in order; bytes.
-#[derive(Debug, Default)]
-pub(super) struct Run {
-    start: u64,
-    end: u64,
-    /// How much was asked for.
-    seen: u64,
-    /// Until where something was put into the cache.
-    brought: u64,
-    /// The end of the file, or bytes that cannot be read.
-    is_over: bool,
-    is_queued: bool,
-    /// The step that is under way.
-    under_way: Option<u64>,
-}
-
-impl Run {
-    /// Requests come from several threads, so a little out of order, and what was brought is not
-    /// asked for.
-    fn note(&mut self, offset: u64, size: u32) {
-        let end = offset.saturating_add(u64::from(size));
-        let reach = self.end.saturating_sub(ASKED_FOR)
-            ..=self.end.max(self.brought).saturating_add(ASKED_FOR);
-        if reach.contains(&offset) && offset >= self.start {
-            self.end = self.end.max(end);
+    fn open(&mut self, file: &Place) -> io::Result<File> {
+        let mount = if let Some(mount) = self.mount.take() {
+            mount
         } else {
-            *self = Self { start: offset, end, is_queued: self.is_queued, ..Self::default() };
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+            open_tree(CWD, &self.mount_point, flags)?
+        };
+        let mount = self.mount.insert(mount);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = File::from(openat(mount, &file.path, flags, Mode::empty())?);
+        let stat = fstat(&opened)?;
+        // Something else may be there by now, or be mounted over it.
+        if ((major(stat.st_dev), minor(stat.st_dev)), stat.st_ino) == (self.device, file.ino) {
+            Ok(opened)
+        } else {
+            Err(io::ErrorKind::NotFound.into())
         }
-        self.seen += u64::from(size);
     }
+}
 
-    /// Where the next step begins, if one is wanted.
-    fn next(&self) -> Option<u64> {
-        if self.is_over || self.seen < LEAST {
-            return None;
-        }
-        let first = self.end.checked_add(ASKED_FOR)?.checked_next_multiple_of(u64::from(STEP))?;
-        let next = self.brought.max(first);
-        (next < first.saturating_add(self.seen.min(MOST))).then_some(next)
-    }
-
-    /// Where to begin the next step, for the one who makes it.
-    fn begin(&mut self) -> Option<u64> {
-        let next = self.next();
-        self.is_queued = next.is_some();
-        self.under_way = next;
-        next
-    }
-
-    /// Notes what a step came to. Returns whether there may be another one to be made.
-    fn end(&mut self, at: u64, brought: u64) -> bool {
-        // The reader may have gone elsewhere meanwhile.
-        if self.under_way.take() == Some(at) {
-            self.brought = self.brought.max(at + brought);
-            self.is_over = brought == 0;
-        }
-        self.is_queued = !self.is_over;
-        self.is_queued
-    }
+/// The pieces of an order, without that in its middle.
+fn pieces(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let middle = range.start + (range.end - range.start) / 2;
+    let left_out = if range.end - range.start > PIECE { LEFT_OUT } else { 0 };
+    let halves = [range.start..middle, (middle + left_out).min(range.end)..range.end];
+    halves.into_iter().flat_map(|half| {
+        let starts = (half.start..half.end).step_by(usize::try_from(PIECE).unwrap_or(usize::MAX));
+        starts.map(move |at| at..half.end.min(at + PIECE))
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const STEP: u64 = super::STEP as u64;
-
-    fn run(requests: impl IntoIterator<Item = u64>) -> Run {
-        let mut run = Run::default();
-        for request in requests {
-            run.note(request * STEP, super::STEP);
-        }
-        run
-    }
-
     #[test]
-    fn nothing_is_brought_before_the_reader_has_shown_an_order() {
-        let least = LEAST / STEP;
-        assert_eq!(run(0..least - 1).next(), None);
-        assert_eq!(run(0..least).next(), Some(LEAST + ASKED_FOR));
-        assert_eq!(run((0..1000).map(|n| n * 7919 % 100_000)).next(), None);
-        let mut leaps = Run::default();
-        for leap in 0..100 {
-            leaps.note(leap * (3 << 20), 4096);
-        }
-        assert_eq!(leaps.next(), None);
-    }
-
-    #[test]
-    fn requests_may_overtake_each_other() {
-        let swapped = (0..LEAST / STEP).map(|n| n ^ 3);
-        assert_eq!(run(swapped).next(), Some(LEAST + ASKED_FOR));
-    }
-
-    #[test]
-    fn it_goes_no_further_than_the_reader_came_and_than_the_most() {
-        for seen in [LEAST, 2 * LEAST, MOST, 2 * MOST] {
-            let mut run = run(0..seen / STEP);
-            let mut steps = 0;
-            while let Some(next) = run.next() {
-                run.brought = next + STEP;
-                steps += 1;
-            }
-            assert_eq!(steps * STEP, seen.min(MOST));
+    fn pieces_are_all_but_the_middle() {
+        for len in [0, 1, PIECE, PIECE + 1, 7 * PIECE, 32 << 20] {
+            let all: Vec<_> = pieces(5..5 + len).collect();
+            let sum: u64 = all.iter().map(|piece| piece.end - piece.start).sum();
+            assert_eq!(sum, if len > PIECE { len - LEFT_OUT } else { len });
+            assert!(all.iter().all(|piece| piece.end - piece.start <= PIECE));
+            let gaps: Vec<_> = all.windows(2).map(|two| two[1].start - two[0].end).collect();
+            assert_eq!(gaps.iter().filter(|gap| **gap != 0).count(), usize::from(len > PIECE));
         }
     }
 
     #[test]
-    fn what_was_brought_is_not_asked_for_and_the_run_goes_on_behind_it() {
-        let mut run = run(0..MOST / STEP);
-        while let Some(next) = run.next() {
-            run.brought = next + STEP;
-        }
-        let behind = run.brought;
-        run.note(behind, super::STEP);
-        assert_eq!(run.next(), Some(behind + STEP + ASKED_FOR));
-    }
-
-    #[test]
-    fn a_reader_that_overtakes_is_not_brought_what_it_has() {
-        let mut run = run(0..MOST / STEP);
-        run.brought = run.next().unwrap() + STEP;
-        let there = run.brought + ASKED_FOR;
-        run.note(there, super::STEP);
-        assert_eq!(run.next(), Some(there + STEP + ASKED_FOR));
-    }
-
-    #[test]
-    fn another_place_is_another_run() {
-        for elsewhere in [0, 1 << 40] {
-            let mut run = run(100_000..100_000 + MOST / STEP);
-            run.is_over = true;
-            run.note(elsewhere, super::STEP);
-            assert_eq!(run.next(), None);
-            for n in 1..LEAST / STEP {
-                run.note(elsewhere + n * STEP, super::STEP);
-            }
-            assert_eq!(run.next(), Some(elsewhere + LEAST + ASKED_FOR));
-        }
-    }
-
-    #[test]
-    fn a_step_that_ends_when_the_reader_is_elsewhere_says_nothing_of_there() {
-        for brought in [0, STEP] {
-            let mut run = run(100_000..100_000 + MOST / STEP);
-            let at = run.begin().unwrap();
-            for n in 0..LEAST / STEP {
-                run.note(n * STEP, super::STEP);
-            }
-            assert!(run.end(at, brought));
-            assert_eq!(run.begin(), Some(LEAST + ASKED_FOR));
-        }
-    }
-
-    #[test]
-    fn nothing_more_is_brought_behind_the_end() {
-        let mut run = run(0..MOST / STEP);
-        let at = run.begin().unwrap();
-        assert!(run.end(at, 512));
-        let at = run.begin().unwrap();
-        assert!(!run.end(at, 0));
-        assert_eq!(run.begin(), None);
-    }
-
-    #[test]
-    fn the_end_of_all_numbers_is_no_reason_to_panic() {
-        let mut run = run([]);
-        for back in (0..2 * LEAST / STEP).rev() {
-            run.note(u64::MAX - back * STEP, super::STEP);
-            let _next = run.next();
-        }
+    fn nothing_is_taken_before_the_start_and_after_the_end() {
+        let ahead = Ahead::default();
+        assert!(!ahead.takes_orders());
+        ahead.close(FileHandle(1));
+        assert!(ahead.queue.lock().orders.is_empty());
+        ahead.queue.lock().is_open = true;
+        ahead.order(FileHandle(1), INodeNo(2), "a".into(), 0..1);
+        assert!(ahead.takes_orders());
+        ahead.end();
+        assert!(!ahead.takes_orders() && ahead.queue.lock().orders.is_empty());
     }
 }

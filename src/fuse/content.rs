@@ -45,6 +45,15 @@ pub(super) fn read<R>(
     }
 }
 
+/// How many bytes it has.
+pub(super) fn size(file: &Opened) -> u64 {
+    match file {
+        Opened::Text(text) => text.len() as u64,
+        Opened::Image(image) => image.size(),
+        Opened::Slice(slice) => slice.size(),
+    }
+}
+
 fn read_disk<R>(
     read: impl FnOnce(&mut [u8]) -> Result<usize, ReadError>,
     range: &Range<u64>,

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use fuser::{BackingId, FileHandle};
 use parking_lot::{Mutex, RwLock};
 
-use super::ahead::Run;
+use super::run::Run;
 use crate::source::Hold;
 use crate::tree::{Ino, NodeKind, Opened, Tree};
 
@@ -40,9 +40,9 @@ impl<T> Handles<T> {
         self.open.read().get(&handle.0).cloned()
     }
 
-    pub(super) fn remove(&self, handle: FileHandle) {
-        // Let go after the lock: the value may be large.
-        let _removed = self.open.write().remove(&handle.0);
+    /// What it stood for is let go by the caller: it may be large.
+    pub(super) fn remove(&self, handle: FileHandle) -> Option<Arc<T>> {
+        self.open.write().remove(&handle.0)
     }
 }
 
@@ -51,6 +51,10 @@ pub(super) struct OpenFile {
     pub(super) file: Opened,
     /// What was read of it in order.
     pub(super) run: Mutex<Run>,
+    /// Whether it is read ahead of somebody else.
+    pub(super) is_ours: bool,
+    /// Whether something was read ahead for it.
+    pub(super) is_helped: AtomicBool,
     /// Must live as long, where the kernel reads by itself.
     #[expect(dead_code, reason = "held, and never asked")]
     backing: Option<Arc<BackingId>>,
@@ -60,13 +64,15 @@ pub(super) struct OpenFile {
 }
 
 impl OpenFile {
-    pub(super) fn new(file: Opened, backing: Option<Arc<BackingId>>) -> Self {
+    /// A file that was just opened.
+    pub(super) fn new(file: Opened, backing: Option<Arc<BackingId>>, is_ours: bool) -> Self {
         let held = match &file {
             Opened::Image(image) => image.hold(),
             Opened::Slice(slice) => slice.hold(),
             Opened::Text(_) => Vec::new(),
         };
-        Self { file, run: Mutex::default(), backing, held }
+        let (run, is_helped) = (Mutex::default(), AtomicBool::new(false));
+        Self { file, run, is_ours, is_helped, backing, held }
     }
 }
 

@@ -27,7 +27,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use fuser::{INodeNo, Notifier};
 use parking_lot::{Mutex, RwLock};
@@ -63,8 +63,10 @@ struct Nodes {
 }
 
 impl Live {
-    pub(super) fn new(tree: Arc<Tree>) -> Self {
-        let (nodes, stale, looks) = (Mutex::default(), Mutex::default(), Mutex::default());
+    /// `first_took`: how long it took to look at what the tree shows.
+    pub(super) fn new(tree: Arc<Tree>, first_took: Duration) -> Self {
+        let (nodes, stale) = (Mutex::default(), Mutex::default());
+        let looks = Mutex::new(Looks::after(first_took));
         Self { tree: RwLock::new(tree), nodes, stale, looks }
     }
 
@@ -203,7 +205,7 @@ mod tests {
     fn a_view_is_stale_from_the_first_failure_until_a_look_succeeds() {
         let source = tempfile::tempdir().unwrap();
         let tree = Tree::from_source(source.path(), &ViewOptions::default()).unwrap();
-        let live = Live::new(Arc::new(tree));
+        let live = Live::new(Arc::new(tree), Duration::ZERO);
         let told = || live.stale().map(|stale| stale.reason);
         live.begin_look(SystemTime::now());
         assert_eq!(told(), None, "a look that has just begun");

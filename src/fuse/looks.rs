@@ -19,6 +19,11 @@ pub(super) struct Looks {
 }
 
 impl Looks {
+    /// After a first look, which nobody had to wait for here.
+    pub(super) fn after(first_took: Duration) -> Self {
+        Self { since: None, last: first_took }
+    }
+
     pub(super) fn begin(&mut self, now: SystemTime) {
         self.since = Some(now);
     }
@@ -43,6 +48,14 @@ impl Looks {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_look_is_one_before_the_others() {
+        let mut looks = Looks::after(Duration::from_mins(2));
+        let at = |minute: u64| SystemTime::UNIX_EPOCH + Duration::from_mins(minute);
+        looks.begin(at(0));
+        assert_eq!((looks.overdue(at(8)), looks.overdue(at(9))), (None, Some(at(0))));
+    }
 
     #[test]
     fn a_look_is_overdue_that_takes_much_longer_than_the_one_before() {

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use rustix::process::{getegid, geteuid};
@@ -43,6 +43,8 @@ pub struct About {
     pub options: Vec<String>,
     /// Threads that answer the kernel.
     pub threads: usize,
+    /// How long it took to look at the source.
+    pub first_look: Duration,
 }
 
 /// The folder, the file in it, and what is counted for it.
@@ -220,7 +222,7 @@ impl Status {
             counts: tree.counts(),
             reads: Reads {
                 requests: self.reads.load(Ordering::Relaxed),
-                bytes: self.bytes.load(Ordering::Relaxed) + bytes_ahead,
+                bytes: self.bytes.load(Ordering::Relaxed),
                 bytes_ahead,
                 failed,
             },
@@ -259,7 +261,8 @@ mod tests {
 
     fn status() -> Status {
         let (source, mount_point) = ("/backups".into(), "/mnt/view".into());
-        Status::new(About { source, mount_point, options: Vec::new(), threads: 1 })
+        let first_look = Duration::ZERO;
+        Status::new(About { source, mount_point, options: Vec::new(), threads: 1, first_look })
     }
 
     fn fault(file: &str, what: &str) -> Error {

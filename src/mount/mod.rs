@@ -80,6 +80,7 @@ impl Mounted {
             mount_point: place.mount_point.clone(),
             options: options.told.clone(),
             threads: threads.get(),
+            first_look: live.first_took(),
         };
         let view = View::new(Arc::clone(live.tree()), options.passthrough, about);
         let (served, ahead) = (view.live(), view.ahead());
@@ -88,7 +89,7 @@ impl Mounted {
         let answers = started.and_then(|session| {
             check_answer(&own, before)?;
             raise_read_ahead(own.device);
-            if let Err(e) = ahead.start(session.notifier()) {
+            if let Err(e) = ahead.start(&own.path, own.device) {
                 debug!("nothing is read ahead: {e}");
             }
             let bell = refresh::start(live, options.refresh, served, session.notifier())

@@ -49,6 +49,7 @@ pub struct Live {
     settling: Settling,
     passed_over: Option<PathBuf>,
     tree: Arc<Tree>,
+    first_took: Duration,
 }
 
 /// Where a source is.
@@ -79,6 +80,7 @@ impl Place {
 impl Live {
     /// Looks at a source for the first time. All that is there counts as complete.
     pub fn new(source: &Path, options: &ViewOptions) -> Result<Self> {
+        let begun = Instant::now();
         let place = Place::of(source)?;
         let catalog = super::read_catalog(source, &options.allowed)?;
         let mut settling = Settling::default();
@@ -89,7 +91,13 @@ impl Live {
         let mut inodes = Inodes::default();
         let tree = build::tree(catalog, &caches, options.missing, &mut inodes, None);
         let (options, tree) = (options.clone(), Arc::new(tree));
-        Ok(Self { place, options, caches, inodes, settling, passed_over: None, tree })
+        let (passed_over, first_took) = (None, begun.elapsed());
+        Ok(Self { place, options, caches, inodes, settling, passed_over, tree, first_took })
+    }
+
+    /// How long the first look took.
+    pub fn first_took(&self) -> Duration {
+        self.first_took
     }
 
     /// The tree of the last look.
