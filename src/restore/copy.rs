@@ -169,7 +169,7 @@ impl Copy<'_> {
         while at < range.end {
             self.stop.check()?;
             // Up to the next whole piece.
-            let piece = buffer.len() as u64;
+            let piece = self.sink.piece().min(buffer.len() as u64);
             let len = (range.end - at).min(piece - at % piece);
             let bytes = buffer.get_mut(..usize::try_from(len).unwrap_or(0)).unwrap_or_default();
             let read = self.image.read_at(at, bytes);
@@ -193,8 +193,10 @@ pub(super) fn unreadable(image: &DiskImage, at: u64, error: &Error) -> Error {
     let (range, fault) =
         found.map_or((at..at + 1, Fault::Lost), |lost| (lost.range.clone(), lost.fault));
     let (start, end, bytes) = (range.start, range.end, lost.bytes);
+    let (fault, error) = (fault.to_string(), error.to_string());
+    let why = if error.contains(&fault) { error } else { format!("{fault} ({error})") };
     Error::Usage(format!(
-        "bytes {start} to {end} of the disk are lost: {fault} ({error}); {bytes} bytes are lost in \
+        "bytes {start} to {end} of the disk are lost: {why}; {bytes} bytes are lost in \
          all: see `qcowfs map`; `--missing zero` restores the rest with zeros in their place"
     ))
 }

@@ -8,6 +8,7 @@
 //! the host of a virtual machine has to give the memory first), small pages do.
 
 use std::fs::File;
+use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -68,9 +69,10 @@ impl LargePages {
     ) {
         let (mut at, end) = (range.start.next_multiple_of(LARGE), range.end - range.end % LARGE);
         while at < end && self.size().is_some() {
-            let begun = Instant::now();
             match one(file, unit, at, mapping) {
-                Ok(()) => self.judge(begun.elapsed()),
+                Ok(took) => self.judge(took),
+                // Somebody else looks at the pages just now: this one stays small.
+                Err(e) if e.kind() == ErrorKind::WouldBlock => self.judge(2 * TOO_LONG),
                 // It would be as dear to fail as to succeed.
                 Err(e) => self.give_up(&e.to_string()),
             }
@@ -93,19 +95,23 @@ impl LargePages {
     }
 }
 
+/// Makes the large page at an offset. Returns how long it took.
 fn one(
     file: &File,
     unit: &Range<u64>,
     at: u64,
     mapping: &mut Option<Mapping>,
-) -> std::io::Result<()> {
+) -> io::Result<Duration> {
     let mapping = match mapping {
         Some(mapping) => mapping,
         None => mapping.insert(Mapping::new(file, unit.clone(), LARGE)?),
     };
     // Of a range that has nothing at all the kernel makes no page.
     file.write_all_at(&[0], at)?;
-    mapping.collapse(at..at + LARGE)
+    // To wait for who else writes to the file is not what it takes.
+    let begun = Instant::now();
+    mapping.collapse(at..at + LARGE)?;
+    Ok(begun.elapsed())
 }
 
 #[cfg(test)]
@@ -152,7 +158,9 @@ mod tests {
         // What is not whole within the range is left alone.
         let taken = file.metadata().unwrap().blocks() * 512;
         let most = 3 * LARGE + 2 * 4096;
-        assert!(taken <= most && (pages.size().is_none() || taken == most), "{taken}");
+        // More where the whole tmpfs is of large ones.
+        let least = if pages.size().is_none() { 0 } else { most };
+        assert!((least..=5 * LARGE).contains(&taken), "{taken}");
     }
 
     #[test]
