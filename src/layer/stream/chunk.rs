@@ -5,7 +5,7 @@
 //! from its start, and no further than a reader needs. What was unpacked goes into the shared
 //! cache, each block with what it takes to go on after it ([`Block`]): the block that was asked
 //! for and those close before it, and on the way to them one for each [`RESUME`] bytes. So reading
-//! on costs one block at a time, the first read in the midst of a chunk costs the chunk up to
+//! on unpacks no block twice, the first read in the midst of a chunk costs the chunk up to
 //! there, and later ones nearby at most [`RESUME`] bytes. The kernel reads ahead with several
 //! requests at once, and the later one may come first: what it passes over, the others want.
 //!
@@ -74,10 +74,14 @@ impl ChunkReader {
         let decoder = self.decoder(chunk)?;
         self.check_known(chunk, &decoder)?;
         let mut at = from;
+        let end = from.saturating_add(u32::try_from(buf.len()).unwrap_or(u32::MAX));
         let mut rest = buf;
+        let mut blocks = Vec::new().into_iter();
         while !rest.is_empty() {
-            let number = at / decoder.block_size();
-            let block = self.block(&decoder, number)?;
+            let Some(block) = blocks.next() else {
+                blocks = self.blocks(&decoder, at, end)?.into_iter();
+                continue;
+            };
             let inside = (at % decoder.block_size()) as usize;
             let bytes = block.bytes().get(inside..).filter(|bytes| !bytes.is_empty());
             let bytes = bytes.ok_or_else(|| self.corrupt(chunk, "a read past a chunk's end"))?;
@@ -133,37 +137,59 @@ impl ChunkReader {
             None => {}
         }
         // Whoever has the last block has verified the content.
-        self.block(decoder, decoder.blocks().saturating_sub(1))?;
+        self.blocks(decoder, chunk.len.saturating_sub(1), chunk.len)?;
         self.known.write().insert(chunk.token, Known::Right);
         Ok(())
     }
 
-    /// The block from the cache, or unpacked from the nearest one before it.
-    fn block(&self, decoder: &Decoder, number: u32) -> Result<Block> {
+    /// The block that byte `from` of the chunk is in: out of the cache, or unpacked from the nearest
+    /// one before it, and then those behind it, too, up to byte `end` or for [`RESUME`] bytes: the same
+    /// reader wants them next, and turns are dear.
+    fn blocks(&self, decoder: &Decoder, from: u32, end: u32) -> Result<Vec<Block>> {
+        let number = from / decoder.block_size();
         if let Some(block) = self.kept(decoder, number) {
-            return Ok(block);
+            return Ok(vec![block]);
         }
         let turn = decoder.chunk().token % TURNS as u64;
         let _turn = self.turns.get(super::to_usize(turn)).map(Mutex::lock);
         // It may have come while we waited.
-        let mut next = number + 1;
-        let mut block = self.kept(decoder, number);
-        if block.is_none() {
-            (next, block) = self.nearest(decoder, number);
+        if let Some(block) = self.kept(decoder, number) {
+            return Ok(vec![block]);
         }
-        while next <= number {
-            let unpacked = decoder.unpack(self.file.as_ref(), next, block.as_ref())?;
-            if next + 1 == decoder.blocks() {
-                self.check_end(decoder, &unpacked)?;
+        let close = RESUME / decoder.block_size();
+        let behind = end.div_ceil(decoder.block_size()).min(number + close).min(decoder.blocks());
+        let (first, mut before) = self.nearest(decoder, number);
+        let mut wanted = Vec::new();
+        for next in first..behind.max(number + 1) {
+            if next > number && self.kept(decoder, next).is_some() {
+                break;
             }
-            if number - next < RESUME / decoder.block_size() || resumes_after(decoder, next) {
-                let key = self.key(decoder.chunk(), next.into());
-                self.cache.insert(key, unpacked.kept());
+            let unpacked = match self.unpack(decoder, next, before.as_ref()) {
+                Ok(unpacked) => unpacked,
+                // Told to whoever comes to it.
+                Err(_) if !wanted.is_empty() => break,
+                Err(e) => return Err(e),
+            };
+            if next + close > number || resumes_after(decoder, next) {
+                self.cache.insert(self.key(decoder.chunk(), next.into()), unpacked.kept());
             }
-            block = Some(unpacked);
-            next += 1;
+            if next >= number {
+                wanted.push(unpacked.clone());
+            }
+            before = Some(unpacked);
         }
-        block.ok_or_else(|| self.corrupt(decoder.chunk(), "a chunk without blocks"))
+        if wanted.is_empty() {
+            return Err(self.corrupt(decoder.chunk(), "a chunk without blocks"));
+        }
+        Ok(wanted)
+    }
+
+    fn unpack(&self, decoder: &Decoder, number: u32, before: Option<&Block>) -> Result<Block> {
+        let unpacked = decoder.unpack(self.file.as_ref(), number, before)?;
+        if number + 1 == decoder.blocks() {
+            self.check_end(decoder, &unpacked)?;
+        }
+        Ok(unpacked)
     }
 
     fn kept(&self, decoder: &Decoder, number: u32) -> Option<Block> {
