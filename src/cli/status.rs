@@ -85,6 +85,7 @@ fn tell(out: &mut dyn Write, status: &Value, painter: Painter) -> io::Result<()>
     let options = status["options"].as_array().into_iter().flatten();
     let options: Vec<_> = options.filter_map(Value::as_str).map(printable).collect();
     row("options:", &options.join(", "))?;
+    row("threads:", &number("/threads").to_string())?;
     let mut disks = format!("{}, with {} restore points", number("/disks"), number("/checkpoints"));
     for (count, what) in [(number("/broken"), "broken"), (number("/incomplete"), "incomplete")] {
         if count > 0 {

@@ -112,7 +112,7 @@ impl Refresher {
     fn fall_back(&mut self, why: &str) {
         warn!(
             "{}: changes cannot be watched ({why}): it is looked at every {} seconds instead; \
-             `sysctl fs.inotify` shows the limits",
+             `sysctl fs.inotify` and `ulimit -u` show the limits",
             self.live.folder().display(),
             POLL.as_secs()
         );

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::mem::ManuallyDrop;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -127,7 +129,13 @@ impl Watch {
             }
         };
         let config = Config::default().with_follow_symlinks(false);
-        let inotify = INotifyWatcher::new(handle, config)?;
+        // Where it cannot have its thread, it panics when it is used, and when it is dropped.
+        let mut inotify = ManuallyDrop::new(INotifyWatcher::new(handle, config)?);
+        let probe = AssertUnwindSafe(|| drop(inotify.unwatch(Path::new("/"))));
+        if catch_unwind(probe).is_err() {
+            return Err(notify::Error::generic("no thread can be had for it"));
+        }
+        let inotify = ManuallyDrop::into_inner(inotify);
         Ok(Self { inotify, folders: BTreeSet::new(), seen })
     }
 

@@ -78,7 +78,7 @@ impl Names {
         match wanted.rsplit_once('@') {
             // A path of the view may have an `@`, and no time has a `/`.
             Some((disk, when)) if !when.contains('/') => {
-                self.disk(disk.trim_end_matches('/'))?.at(when)
+                self.disk(disk.trim_end_matches('/'), Some(when))?.at(when)
             }
             _ => Err(self.unknown(wanted)),
         }
@@ -86,7 +86,7 @@ impl Names {
 
     /// All restore points of the disk of this name; none if there is no such disk, or several.
     pub fn points_of(&self, disk: &str) -> Option<Vec<CheckpointId>> {
-        let found = self.disk(plain(disk)).ok().filter(|_| !plain(disk).is_empty())?;
+        let found = self.disk(plain(disk), None).ok().filter(|_| !plain(disk).is_empty())?;
         Some(found.points.iter().map(|point| point.id).collect())
     }
 
@@ -114,7 +114,9 @@ impl Names {
         Err(format!("`{wanted}` may be any of: {}", listed(names)))
     }
 
-    fn disk(&self, wanted: &str) -> Result<&Disk, Refusal> {
+    /// The disk of this name. `when`: which restore point of it is meant, for what is said if there is
+    /// no such disk.
+    fn disk(&self, wanted: &str, when: Option<&str>) -> Result<&Disk, Refusal> {
         let paths = || self.disks.iter().map(|disk| disk.path.as_str());
         if wanted.is_empty() {
             return match self.disks.as_slice() {
@@ -135,6 +137,9 @@ impl Names {
                     return Err(told);
                 }
                 let near = nearest(wanted, paths().chain(self.folders()));
+                let end = when.map(|when| format!("@{when}")).unwrap_or_default();
+                let near: Vec<String> = near.iter().map(|near| format!("{near}{end}")).collect();
+                let near: Vec<&str> = near.iter().map(String::as_str).collect();
                 Err(format!("there is no disk or VM `{wanted}`{}", or_near(&near)))
             }
             several => {

@@ -74,8 +74,8 @@ fn all_orders<'a>(
     }
     let mut orders = Vec::with_capacity(all.disks.len());
     let mut names = BTreeSet::new();
-    for (path, id) in all.disks {
-        let target = folder.join(file_name(&path, format));
+    for (path, id) in &all.disks {
+        let target = folder.join(file_name(path, format));
         if !names.insert(target.clone()) {
             let what = format!(
                 "{}: two disks would have this name: restore them one by one",
@@ -83,9 +83,27 @@ fn all_orders<'a>(
             );
             return Err(Error::Usage(what));
         }
-        orders.push(Order::new(backups, id, Target::look_ahead(&target)?)?);
+        let order = Order::new(backups, *id, Target::look_ahead(&target)?);
+        orders.push(order.map_err(|e| and_the_others(e, backups, *id, &all.disks))?);
     }
     Ok(orders)
+}
+
+/// What is wrong with one disk of a VM keeps the others back, too: says how to get at them.
+fn and_the_others(
+    error: Error,
+    backups: &Backups,
+    one: CheckpointId,
+    all: &[(String, CheckpointId)],
+) -> Error {
+    let whole = all.iter().map(|(_, id)| *id).filter(|id| backups.is_whole(*id));
+    let others: Vec<String> = whole.map(|id| backups.name(id)).collect();
+    if backups.is_whole(one) || others.is_empty() {
+        return error;
+    }
+    let others = others.join(", ");
+    let what = "no disk of the VM is restored then, but each of these can be by itself";
+    Error::Usage(format!("{error}; {what}: {others}"))
 }
 
 /// With `--missing eio`, what is lost would end the work when it comes to it, and leave nothing: that

@@ -74,15 +74,18 @@ fn what_comes_first_may_be_left_out_where_only_one_is_meant() {
 #[test]
 fn a_vm_whose_name_is_written_wrong_is_found() {
     let told = told("vm9@latest");
-    assert!(told.contains("no disk or VM `vm9`; is it vm1 or vm2"), "{told}");
+    assert!(told.contains("no disk or VM `vm9`; is it vm1@latest or vm2@latest"), "{told}");
     let told = self::told("vm9");
-    assert!(told.contains("is it vm1@latest or vm2@latest"), "{told}");
+    assert!(
+        told.contains("is it vm1/sda@latest (`qcowfs restore` takes all of vm1@latest"),
+        "{told}"
+    );
     let vda = |path| disk(path, 0, &[("FULL-10+", "2024-01-25T10:00:00Z")]);
     let disks = vec![vda("vm1/vda"), vda("vm2/vda")];
     let near = Names { disks, moments: Vec::new(), unread: Vec::new() }.pick("vm9@latest");
-    assert!(near.as_ref().is_err_and(|e| e.contains("is it vm1 or vm2")), "{near:?}");
+    assert!(near.as_ref().is_err_and(|e| e.contains("is it vm1@latest or vm2@latest")), "{near:?}");
     let told = self::told("vn1/sdb@latest");
-    assert!(told.contains("is it vm1/sdb"), "{told}");
+    assert!(told.contains("is it vm1/sdb@latest"), "{told}");
     let told = self::told("elsewhere@latest");
     assert!(told.contains("see `qcowfs ls`"), "{told}");
 }

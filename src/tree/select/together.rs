@@ -67,12 +67,17 @@ impl Names {
     /// What to say of the name of a folder with disks; none if it is none.
     pub(super) fn is_folder(&self, wanted: &str) -> Option<Refusal> {
         let folder = self.folder(wanted).ok().flatten().filter(|folder| !folder.is_empty())?;
-        let disk = self.disks.iter().find(|disk| beneath(folder, disk).is_some())?;
-        let disk = &disk.path;
+        let disk = self.first_in(folder)?;
         Some(format!(
             "`{wanted}` is a folder with disks: say which, and which restore point of it, such as \
              {disk}@latest; `qcowfs restore` also takes all of them: {folder}@latest"
         ))
+    }
+
+    /// The path of a disk in a folder.
+    pub(super) fn first_in(&self, folder: &str) -> Option<&str> {
+        let disk = self.disks.iter().find(|disk| beneath(folder, disk).is_some())?;
+        Some(&disk.path)
     }
 
     /// The paths of all folders with disks, but for the source's own.

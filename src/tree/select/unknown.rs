@@ -65,13 +65,17 @@ impl Names {
         };
         let points: Vec<String> = self.points().map(own).collect();
         let paths = || self.disks.iter().map(|disk| disk.path.as_str());
-        let disks_and_vms: BTreeSet<&str> = paths().chain(self.folders()).collect();
-        let names = points.iter().map(String::as_str).chain(disks_and_vms.iter().copied());
-        let near = nearest(wanted, names);
+        let (disks, vms): (BTreeSet<&str>, _) = (paths().collect(), self.folders());
+        let names = points.iter().map(String::as_str);
+        let near = nearest(wanted, names.chain(disks.iter().chain(&vms).copied()));
         // Of a disk or a VM the newest state is meant most likely.
-        let newest = |near: &str| {
-            let is_point = !disks_and_vms.contains(near);
-            if is_point { near.to_owned() } else { format!("{near}@{LATEST}") }
+        let newest = |near: &str| match self.first_in(near) {
+            _ if disks.contains(near) => format!("{near}@{LATEST}"),
+            // Whoever wants one disk cannot take a whole VM.
+            Some(disk) if vms.contains(near) => {
+                format!("{disk}@{LATEST} (`qcowfs restore` takes all of {near}@{LATEST}, too)")
+            }
+            _ => near.to_owned(),
         };
         near.into_iter().map(newest).collect()
     }
