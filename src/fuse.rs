@@ -143,6 +143,9 @@ impl View {
         run.note(read.0, read.1);
         if self.ahead.takes_orders()
             && let Some(range) = run.next(content::size(&file.file))
+            // To unpack takes more time than to ask for it; and who is asked at two places of a stream
+            // at once unpacks parts of it twice.
+            && content::is_plain_at(&file.file, range.start)
         {
             file.is_helped.store(true, Ordering::Relaxed);
             self.ahead.order(handle, ino, self.path(ino), range);

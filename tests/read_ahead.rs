@@ -173,6 +173,25 @@ fn who_does_not_read_in_order_is_left_alone() {
 }
 
 #[test]
+fn what_has_to_be_unpacked_is_not_read_ahead() {
+    let folder = scratch();
+    let mut disk = Prng::new(64).bytes(48 * MIB);
+    disk.chunks_mut(4096).for_each(|page| page[1024..].fill(7));
+    std::fs::write(folder.path().join("raw"), &disk).expect("a file");
+    let source = folder.path().join("source");
+    std::fs::create_dir(&source).expect("a folder");
+    let convert = Run::new("qemu-img").args(["convert", "-c", "-f", "raw", "-O", "qcow2"]);
+    convert.arg(folder.path().join("raw")).arg(source.join("disk.qcow2")).ok();
+    let mount = Mount::of(&source);
+    for _ in 0..5 {
+        forget(&disk_of(&mount));
+        must_equal("a packed disk", &bytes(&disk_of(&mount)), &disk);
+    }
+    assert!(!holds_within(1, || bytes_ahead(&mount) > 0), "it was read ahead");
+    mount.unmount();
+}
+
+#[test]
 fn a_partition_is_read_ahead_of_its_reader_too() {
     if !root_or_skip("a_partition_is_read_ahead_of_its_reader_too") {
         return;

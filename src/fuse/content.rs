@@ -54,6 +54,15 @@ pub(super) fn size(file: &Opened) -> u64 {
     }
 }
 
+/// Whether a byte has to be copied only.
+pub(super) fn is_plain_at(file: &Opened, offset: u64) -> bool {
+    match file {
+        Opened::Text(_) => true,
+        Opened::Image(image) => image.is_plain_at(offset),
+        Opened::Slice(slice) => slice.is_plain_at(offset),
+    }
+}
+
 fn read_disk<R>(
     read: impl FnOnce(&mut [u8]) -> Result<usize, ReadError>,
     range: &Range<u64>,

@@ -53,6 +53,12 @@ impl DiskImage {
         parts
     }
 
+    /// Whether the byte is zero or just lies in a file: nothing has to be unpacked to get it.
+    pub fn is_plain_at(&self, offset: u64) -> bool {
+        let parts = self.parts(offset..self.size.min(offset.saturating_add(1)));
+        parts.iter().all(|part| !matches!(part.content, Content::Data))
+    }
+
     /// A byte at or after `offset` before which all is zeros: `offset` itself where nothing is
     /// known. Cheap.
     pub fn empty_until(&self, offset: u64) -> u64 {

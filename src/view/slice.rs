@@ -33,6 +33,11 @@ impl Slice {
         self.image.read_at(self.range.start.saturating_add(offset), wanted)
     }
 
+    /// As [`DiskImage::is_plain_at`].
+    pub fn is_plain_at(&self, offset: u64) -> bool {
+        self.image.is_plain_at(self.range.start.saturating_add(offset))
+    }
+
     /// As [`DiskImage::seek_data`].
     pub fn seek_data(&self, offset: u64) -> Option<u64> {
         self.seek(offset, true)
