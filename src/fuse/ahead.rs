@@ -2,8 +2,9 @@
 //!
 //! The kernel reads ahead by itself, but in the reader's time: it makes the pages, sends the requests
 //! and copies what comes, while the daemon waits for the next request. Here a thread asks for what
-//! comes next (`POSIX_FADV_WILLNEED`), on another processor. A piece in the middle of that is left
-//! out: where the reader comes to it, the kernel asks, and that says how far he is.
+//! comes next (`POSIX_FADV_WILLNEED`), on another processor, where it has only to be copied. A piece
+//! in the middle of that is left out: where the reader comes to it, the kernel asks, and that says
+//! how far he is.
 //!
 //! # A daemon that reads its own view
 //!
