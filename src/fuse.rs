@@ -21,6 +21,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use fuser::{
     AccessFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
@@ -136,17 +137,13 @@ impl View {
 
     /// Has what comes next read ahead, where a reader asks in order.
     fn read_ahead(&self, ino: INodeNo, handle: FileHandle, file: &OpenFile, read: (u64, u32)) {
-        if file.is_ours || matches!(file.file, Opened::Text(_)) {
+        if file.is_ours || matches!(file.file, Opened::Text(_)) || !self.ahead.takes_orders() {
             return;
         }
-        let mut run = file.run.lock();
-        run.note(read.0, read.1);
-        if self.ahead.takes_orders()
-            && let Some(range) = run.next(content::size(&file.file))
-            // To unpack takes more time than to ask for it; and who is asked at two places of a stream
-            // at once unpacks parts of it twice.
-            && content::is_plain_at(&file.file, range.start)
-        {
+        let wanted = file.run.lock().note(read, content::size(&file.file), Instant::now());
+        // To unpack takes more time than to ask for it; and who is asked at two places of a stream at
+        // once unpacks parts of it twice.
+        if let Some(range) = wanted.filter(|range| content::is_plain_at(&file.file, range.start)) {
             file.is_helped.store(true, Ordering::Relaxed);
             self.ahead.order(handle, ino, self.path(ino), range);
         }

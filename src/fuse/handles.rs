@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 use fuser::{BackingId, FileHandle};
 use parking_lot::{Mutex, RwLock};
@@ -71,7 +72,7 @@ impl OpenFile {
             Opened::Slice(slice) => slice.hold(),
             Opened::Text(_) => Vec::new(),
         };
-        let (run, is_helped) = (Mutex::default(), AtomicBool::new(false));
+        let (run, is_helped) = (Mutex::new(Run::new(Instant::now())), AtomicBool::new(false));
         Self { file, run, is_ours, is_helped, backing, held }
     }
 }
