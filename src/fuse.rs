@@ -49,8 +49,8 @@ use status::{Now, Status};
 /// of a larger one at the same time: several threads share the work of one reader, and each has its
 /// part in the processor's cache. Half as much again was read so in a second as with 1 MiB.
 const LARGEST_REQUEST: u32 = 256 << 10;
-/// Read-ahead requests that the kernel may have under way.
-const MAX_BACKGROUND: u16 = 64;
+/// Read-ahead requests that the kernel may have under way: others wait behind them.
+const MAX_BACKGROUND: u16 = 32;
 /// Longest name; bytes.
 const NAME_MAX: u32 = 255;
 /// An inode number is never used for anything else while mounted.
@@ -143,7 +143,8 @@ impl View {
         let wanted = file.run.lock().note(read, content::size(&file.file), Instant::now());
         // To unpack takes more time than to ask for it; and who is asked at two places of a stream at
         // once unpacks parts of it twice.
-        if let Some(range) = wanted.filter(|range| content::is_plain_at(&file.file, range.start)) {
+        let wanted = wanted.map(|range| content::plain(&file.file, range));
+        if let Some(range) = wanted.filter(|range| !range.is_empty()) {
             file.is_helped.store(true, Ordering::Relaxed);
             self.ahead.order(handle, ino, self.path(ino), range);
         }
@@ -340,7 +341,11 @@ impl Filesystem for View {
         let how = how | FopenFlags::FOPEN_NOFLUSH;
         match self.backings.of(ino, &file, &reply) {
             Ok(None) => {
-                let handle = OpenFile::new(file, None, self.ahead.asks(request));
+                let is_ours = self.ahead.asks(request);
+                if is_ours {
+                    self.ahead.count_files(1);
+                }
+                let handle = OpenFile::new(file, None, is_ours);
                 reply.opened(self.files.insert(handle), how);
             }
             Ok(Some(backing)) => {
@@ -436,9 +441,13 @@ impl Filesystem for View {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        let closed = self.files.remove(handle);
-        if closed.is_some_and(|file| file.is_helped.load(Ordering::Relaxed)) {
-            self.ahead.close(handle);
+        if let Some(closed) = self.files.remove(handle) {
+            if closed.is_ours {
+                self.ahead.count_files(-1);
+            }
+            if closed.is_helped.load(Ordering::Relaxed) {
+                self.ahead.close(handle);
+            }
         }
         reply.ok();
     }

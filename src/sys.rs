@@ -217,19 +217,19 @@ pub(crate) fn keep_descriptors_to_ourselves() -> io::Result<()> {
 }
 
 /// Gives the calling thread a table of descriptors of its own, with nothing in it above the standard
-/// error. Descriptors of others do not exist for it from now on: it must neither use nor drop what
-/// has one.
+/// error, and keeps signals from it, whose handlers would use those of the process. Descriptors of
+/// others do not exist for it from now on: it must neither use nor drop what has one.
 pub(crate) fn leave_descriptors_behind() -> io::Result<()> {
-    // SAFETY: two calls that take numbers. Only this thread's table changes, which nobody else has:
-    // the first call makes it a copy.
+    let first: libc::c_uint = 3;
+    // Linux 5.9.
+    let own_table = libc::CLOSE_RANGE_UNSHARE;
+    // SAFETY: the set of signals is on the stack, and filled before it is used; of signals and
+    // descriptors only this thread's own are changed: the last call makes the table a copy first.
     let done = unsafe {
-        let result = libc::unshare(libc::CLONE_FILES);
-        if result == 0 {
-            let first: libc::c_uint = 3;
-            libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0)
-        } else {
-            result.into()
-        }
+        let mut all: libc::sigset_t = zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut());
+        libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, own_table)
     };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -22,7 +22,7 @@ use std::thread;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use common::content::{bytes, must_equal};
+use common::content::{bytes, index, must_equal};
 use common::mount::{LIMIT as MOUNT_LIMIT, is_mounted, lives};
 use common::paged::forget;
 use common::prng::Prng;
@@ -248,6 +248,7 @@ fn a_daemon_that_is_killed_while_it_reads_ahead_goes_and_so_does_its_mount() {
         return;
     }
     let (_folder, source, _) = image();
+    let mut read_ahead = 0;
     for round in 0..30 {
         let mount = Mount::of(&source);
         let (image, daemon) = (disk_of(&mount), mount.daemon());
@@ -261,10 +262,15 @@ fn a_daemon_that_is_killed_while_it_reads_ahead_goes_and_so_does_its_mount() {
             }
         });
         thread::sleep(std::time::Duration::from_millis(5 * round));
-        kill_process(daemon, Signal::KILL).expect("to kill the daemon");
+        if round > 20 {
+            read_ahead += bytes_ahead(&mount);
+        }
+        let signals = [Signal::KILL, Signal::ABORT, Signal::QUIT];
+        kill_process(daemon, signals[index(round) % 3]).expect("to kill the daemon");
         assert!(holds_within(10, || !lives(daemon)), "round {round}: it does not go");
         within(10, "the reader's end", move || reader.join().expect("a reader"));
         mount.take_down();
         assert!(!is_mounted(mount.point()), "round {round}");
     }
+    assert!(read_ahead > 0, "nothing was read ahead");
 }

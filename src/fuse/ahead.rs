@@ -19,6 +19,8 @@
 //!   `FUSE_NOTIFY_STORE` instead was measured to be as fast. It waits uninterruptibly for requests
 //!   for these pages, with a descriptor of the connection in hand: a daemon that is killed then
 //!   is never gone, nor is its mount.)
+//! - A process that dumps its memory waits for all threads before it lets go of descriptors: it does
+//!   not dump any.
 //! - So nothing that it drops may hold a descriptor of somebody else's: orders are plain words.
 
 use std::collections::{HashMap, VecDeque};
@@ -29,21 +31,23 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicIsize, AtomicU32, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use fuser::{FileHandle, INodeNo, Request};
 use parking_lot::{Condvar, Mutex};
-use rustix::fs::{Advice, CWD, Mode, OFlags, fadvise, fstat, major, minor, openat};
+use rustix::fs::{
+    Advice, AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, fadvise, fstat, openat2, statx,
+};
 use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
+use super::run::left_out;
 use crate::sys;
 
 /// Asked for at a time: as much as the kernel takes in one go. Bytes.
 const PIECE: u64 = 2 << 20;
-/// Left out in the middle of an order; bytes.
-const LEFT_OUT: u64 = 128 << 10;
 /// Orders that wait. Readers of more files at once share neither memory nor processor well.
 const MOST_ORDERS: usize = 8;
 /// Who has had no order for so long is taken to be at another place by now.
@@ -57,7 +61,7 @@ pub struct Ahead {
     /// The number of the thread, which is how the kernel calls it; 0 if there is none.
     thread: AtomicU32,
     bytes: AtomicU64,
-    files: AtomicUsize,
+    files: AtomicIsize,
 }
 
 #[derive(Debug, Default)]
@@ -65,6 +69,8 @@ struct Queue {
     /// Nothing is ordered before somebody serves it, and after that.
     is_open: bool,
     orders: VecDeque<Order>,
+    /// Whose order is worked on; none if he has gone meanwhile.
+    served: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -89,6 +95,7 @@ impl Ahead {
         if thread::available_parallelism().map_or(1, usize::from) < 2 {
             return Ok(());
         }
+        set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
         let (ahead, mount_point) = (Arc::clone(self), mount_point.to_path_buf());
         let serve = move || {
             if sys::leave_descriptors_behind().is_err() {
@@ -109,6 +116,7 @@ impl Ahead {
         let mut queue = self.queue.lock();
         queue.is_open = false;
         queue.orders.clear();
+        queue.served = None;
         self.is_more.notify_all();
     }
 
@@ -130,7 +138,12 @@ impl Ahead {
 
     /// Files that it has open.
     pub(super) fn files(&self) -> usize {
-        self.files.load(Ordering::Relaxed)
+        usize::try_from(self.files.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+
+    /// Counts files that it opens, or closes.
+    pub(super) fn count_files(&self, more: isize) {
+        self.files.fetch_add(more, Ordering::Relaxed);
     }
 
     /// Whether orders are taken.
@@ -147,7 +160,18 @@ impl Ahead {
 
     /// The handle of a reader, for whom something was ordered, is gone.
     pub(super) fn close(&self, handle: FileHandle) {
+        let mut queue = self.queue.lock();
+        let is_his =
+            |order: &Order| matches!(order, Order::Read { handle: of, .. } if *of == handle.0);
+        queue.orders.retain(|order| !is_his(order));
+        queue.served.take_if(|served| *served == handle.0);
+        drop(queue);
         self.push(Order::Close(handle.0));
+    }
+
+    /// Whether the one whose order is worked on still wants it.
+    fn is_wanted(&self) -> bool {
+        self.queue.lock().served.is_some()
     }
 
     fn push(&self, order: Order) {
@@ -193,7 +217,6 @@ impl Helper<'_> {
             if self.open.is_empty() {
                 self.mount = None;
             }
-            self.ahead.files.store(self.open.len(), Ordering::Relaxed);
         }
     }
 
@@ -204,6 +227,10 @@ impl Helper<'_> {
                 return Woken::Over;
             }
             if let Some(order) = queue.orders.pop_front() {
+                queue.served = match order {
+                    Order::Read { handle, .. } => Some(handle),
+                    Order::Close(_) => None,
+                };
                 return Woken::Order(order);
             }
             if self.open.is_empty() {
@@ -221,6 +248,9 @@ impl Helper<'_> {
         }
         let Some(file) = self.open.get(&handle) else { return Ok(()) };
         for piece in pieces(range) {
+            if !self.ahead.is_wanted() {
+                break;
+            }
             let len = NonZeroU64::new(piece.end - piece.start);
             fadvise(file, piece.start, len, Advice::WillNeed)?;
         }
@@ -228,30 +258,40 @@ impl Helper<'_> {
     }
 
     fn open(&mut self, file: &Place) -> io::Result<File> {
-        let mount = if let Some(mount) = self.mount.take() {
-            mount
-        } else {
-            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-            open_tree(CWD, &self.mount_point, flags)?
-        };
+        let mount = if let Some(mount) = self.mount.take() { mount } else { self.own_mount()? };
         let mount = self.mount.insert(mount);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = File::from(openat(mount, &file.path, flags, Mode::empty())?);
-        let stat = fstat(&opened)?;
-        // Something else may be there by now, or be mounted over it.
-        if ((major(stat.st_dev), minor(stat.st_dev)), stat.st_ino) == (self.device, file.ino) {
+        let only = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        let opened = File::from(openat2(mount, &file.path, flags, Mode::empty(), only)?);
+        // Something else may be there by now.
+        if fstat(&opened)?.st_ino == file.ino {
             Ok(opened)
+        } else {
+            Err(io::ErrorKind::NotFound.into())
+        }
+    }
+
+    /// The view's root by a mount of our own.
+    fn own_mount(&self) -> io::Result<OwnedFd> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_NO_AUTOMOUNT;
+        let mount = open_tree(CWD, &self.mount_point, flags)?;
+        // It may be gone by now, or covered by another one, which is not to be asked for anything.
+        let how = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let stat = statx(&mount, c"", how, StatxFlags::empty())?;
+        if (stat.stx_dev_major, stat.stx_dev_minor) == self.device {
+            Ok(mount)
         } else {
             Err(io::ErrorKind::NotFound.into())
         }
     }
 }
 
-/// The pieces of an order, without that in its middle.
+/// The pieces of an order, without what is left out of it.
 fn pieces(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
-    let middle = range.start + (range.end - range.start) / 2;
-    let left_out = if range.end - range.start > PIECE { LEFT_OUT } else { 0 };
-    let halves = [range.start..middle, (middle + left_out).min(range.end)..range.end];
+    let left_out = left_out(&range);
+    let halves = [range.start..left_out.start, left_out.end..range.end];
     halves.into_iter().flat_map(|half| {
         let starts = (half.start..half.end).step_by(usize::try_from(PIECE).unwrap_or(usize::MAX));
         starts.map(move |at| at..half.end.min(at + PIECE))
@@ -265,12 +305,17 @@ mod tests {
     #[test]
     fn pieces_are_all_but_the_middle() {
         for len in [0, 1, PIECE, PIECE + 1, 7 * PIECE, 32 << 20] {
-            let all: Vec<_> = pieces(5..5 + len).collect();
-            let sum: u64 = all.iter().map(|piece| piece.end - piece.start).sum();
-            assert_eq!(sum, if len > PIECE { len - LEFT_OUT } else { len });
-            assert!(all.iter().all(|piece| piece.end - piece.start <= PIECE));
-            let gaps: Vec<_> = all.windows(2).map(|two| two[1].start - two[0].end).collect();
-            assert_eq!(gaps.iter().filter(|gap| **gap != 0).count(), usize::from(len > PIECE));
+            let range = 5..5 + len;
+            let left_out = left_out(&range);
+            let mut at = range.start;
+            for piece in pieces(range.clone()) {
+                assert!(piece.end - piece.start <= PIECE && piece.start < piece.end);
+                if piece.start != at {
+                    assert_eq!(at..piece.start, left_out);
+                }
+                at = piece.end;
+            }
+            assert_eq!(at, range.end);
         }
     }
 

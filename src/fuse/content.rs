@@ -54,12 +54,12 @@ pub(super) fn size(file: &Opened) -> u64 {
     }
 }
 
-/// Whether a byte has to be copied only.
-pub(super) fn is_plain_at(file: &Opened, offset: u64) -> bool {
+/// The part of a range, from its start on, that has to be copied only.
+pub(super) fn plain(file: &Opened, range: Range<u64>) -> Range<u64> {
     match file {
-        Opened::Text(_) => true,
-        Opened::Image(image) => image.is_plain_at(offset),
-        Opened::Slice(slice) => slice.is_plain_at(offset),
+        Opened::Text(_) => range,
+        Opened::Image(image) => image.plain(range),
+        Opened::Slice(slice) => slice.plain(range),
     }
 }
 

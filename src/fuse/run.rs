@@ -1,5 +1,6 @@
 //! What was asked for of one open file, as far as it is in order.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,8 @@ const ASKED_FOR: u64 = 4 << 20;
 /// Nothing is read ahead before so much was read in order: there are readers of large blocks
 /// anywhere. Bytes.
 const LEAST: u64 = 8 << 20;
+/// Of the kernel's cache; bytes.
+const PAGE: u64 = 4096;
 /// So much is read ahead at a time at most, and never more than was asked for before: what nobody
 /// wants in the end is no more than what somebody wanted. Bytes.
 const MOST: u64 = 32 << 20;
@@ -16,6 +19,18 @@ const MOST: u64 = 32 << 20;
 /// answered in their order. Who reads less than [`LEAST`] in this time waits for the source or has
 /// work of its own, and gains nothing.
 const WAIT: Duration = Duration::from_millis(40);
+
+/// What is left out of what is read ahead, where that is long: the reader comes by there, and has to
+/// ask. Bytes.
+const LEFT_OUT: u64 = 128 << 10;
+
+/// The part of what is to be read ahead that is left to its reader: in its middle, and empty where it
+/// is short.
+pub(super) fn left_out(ahead: &Range<u64>) -> Range<u64> {
+    let len = ahead.end - ahead.start;
+    let middle = ahead.start + (len / 2).next_multiple_of(PAGE).min(len);
+    if len < LEAST { middle..middle } else { middle..middle + LEFT_OUT }
+}
 
 /// Requests that come one after the other. Bytes.
 #[derive(Debug)]
@@ -26,6 +41,8 @@ pub(super) struct Run {
     seen: u64,
     /// Until where it was read ahead.
     ahead: u64,
+    /// What was left out of that, and not asked for yet.
+    left_out: VecDeque<u64>,
     /// When the reader's speed was looked at last, and how much it had read then.
     mark: (Instant, u64),
 }
@@ -37,7 +54,7 @@ impl Run {
     }
 
     fn at(start: u64, now: Instant) -> Self {
-        Self { start, end: start, seen: 0, ahead: 0, mark: (now, 0) }
+        Self { start, end: start, seen: 0, ahead: 0, left_out: VecDeque::new(), mark: (now, 0) }
     }
 
     /// Notes what the kernel asks for on its reader's behalf, and tells what is to be read ahead for
@@ -47,12 +64,16 @@ impl Run {
         let (offset, len) = (read.0, u64::from(read.1));
         let known = self.end.max(self.ahead);
         let reach = self.end.saturating_sub(ASKED_FOR)..=known.saturating_add(ASKED_FOR);
-        if !reach.contains(&offset) {
+        let end = offset.saturating_add(len);
+        while self.left_out.pop_front_if(|left_out| (offset..end).contains(left_out)).is_some() {}
+        // Who passes that by leaps.
+        let is_leap = self.left_out.front().is_some_and(|left_out| *left_out < offset);
+        if is_leap || !reach.contains(&offset) {
             *self = Self::at(offset, now);
         }
         self.start = self.start.min(offset);
         self.seen += offset.min(self.ahead).saturating_sub(self.end) + len;
-        self.end = self.end.max(offset.saturating_add(len));
+        self.end = self.end.max(end);
         if self.seen - self.mark.1 < LEAST {
             return None;
         }
@@ -80,6 +101,9 @@ impl Run {
             return None;
         }
         self.ahead = end;
+        self.left_out.extend(
+            Some(left_out(&(start..end))).filter(|part| !part.is_empty()).map(|part| part.start),
+        );
         Some(start..end)
     }
 }
@@ -130,7 +154,7 @@ mod tests {
         let least = LEAST / STEP;
         assert_eq!(ahead_of(0..least - 1), []);
         let first = LEAST + ASKED_FOR;
-        assert_eq!(ahead_of(0..least), [first..first + LEAST]);
+        assert_eq!(ahead_of(0..least), vec![first..first + LEAST]);
         assert_eq!(ahead_of((0..10_000).map(|n| n * 7919 % 100_000)), []);
     }
 
@@ -141,6 +165,17 @@ mod tests {
             (0..20_000).for_each(|n| leaps.read(n * leap, 4096, SIZE));
             assert_eq!(leaps.ahead, [], "leaps of {leap}");
         }
+    }
+
+    #[test]
+    fn who_passes_by_what_was_left_out_leaps() {
+        let mut seen = Seen::fast().steps(0..MOST / STEP);
+        let before = seen.ahead.clone();
+        for _ in 0..100 {
+            let at = seen.run.ahead.max(seen.run.end) - 4096;
+            seen.read(at, 4096, SIZE);
+        }
+        assert_eq!(seen.ahead, before);
     }
 
     #[test]
@@ -155,7 +190,7 @@ mod tests {
     #[test]
     fn requests_may_overtake_each_other() {
         let first = LEAST + ASKED_FOR;
-        assert_eq!(ahead_of((0..LEAST / STEP).map(|n| n ^ 3)), [first..first + LEAST]);
+        assert_eq!(ahead_of((0..LEAST / STEP).map(|n| n ^ 3)), vec![first..first + LEAST]);
     }
 
     #[test]
@@ -170,15 +205,15 @@ mod tests {
     }
 
     #[test]
-    fn it_goes_on_from_what_was_read_ahead_when_the_reader_is_in_it_or_behind_it() {
-        for behind in [false, true] {
-            let mut seen = Seen::fast().steps(0..MOST / STEP);
-            let ahead = seen.ahead.last().unwrap().clone();
-            let at = if behind { ahead.end } else { ahead.end - LEAST };
-            seen.read(at, STEP, SIZE);
-            let start = ahead.end.max(at + STEP + ASKED_FOR);
-            assert_eq!(seen.ahead.last(), Some(&(start..at + STEP + ASKED_FOR + MOST)));
+    fn it_goes_on_behind_what_was_read_ahead_when_the_reader_asks_for_what_was_left_out() {
+        let mut seen = Seen::fast().steps(0..(2 * MOST) / STEP);
+        let ahead = seen.ahead.last().unwrap().clone();
+        for left_out in seen.run.left_out.clone() {
+            seen.read(left_out, LEFT_OUT, SIZE);
         }
+        let end = left_out(&ahead).end + ASKED_FOR + MOST;
+        assert_eq!(seen.ahead.last().unwrap().end, end);
+        assert!(seen.ahead.windows(2).all(|two| two[0].end == two[1].start), "{:?}", seen.ahead);
     }
 
     #[test]
@@ -200,7 +235,7 @@ mod tests {
         let size = LEAST + ASKED_FOR + 512;
         let mut seen = Seen::fast();
         (0..size / STEP).for_each(|step| seen.read(step * STEP, STEP, size));
-        assert_eq!(seen.ahead, [size - 512..size]);
+        assert_eq!(seen.ahead, vec![size - 512..size]);
     }
 
     #[test]

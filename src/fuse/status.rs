@@ -142,7 +142,7 @@ impl Status {
     /// Counts what was answered to a read of a disk. Sums alone are of interest: no order between
     /// threads is asked for, and none is paid for.
     pub(super) fn count_read(&self, file: &Opened, bytes: usize) {
-        if let Opened::Image(_) = file {
+        if let Opened::Image(_) | Opened::Slice(_) = file {
             self.reads.fetch_add(1, Ordering::Relaxed);
             self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         }

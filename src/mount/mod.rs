@@ -54,7 +54,8 @@ pub struct Mounted {
     /// Waits for our end, with `auto_unmount`.
     _watcher: Option<Watcher>,
     bell: Bell,
-    ahead: Arc<Ahead>,
+    /// None where the kernel does not let us.
+    ahead: Option<Arc<Ahead>>,
 }
 
 impl Mounted {
@@ -88,19 +89,16 @@ impl Mounted {
         let ended = Arc::new(AtomicBool::new(false));
         let answers = started.and_then(|session| {
             check_answer(&own, before)?;
-            raise_read_ahead(own.device);
-            if let Err(e) = ahead.start(&own.path, own.device) {
-                debug!("nothing is read ahead: {e}");
-            }
+            let may_read_ahead = raise_read_ahead(own.device);
             let bell = refresh::start(live, options.refresh, served, session.notifier())
                 .map_err(|e| Error::io(&own.path, e))?;
             signals::obey(signals, hangup, own.clone(), ended.clone(), bell.clone())
                 .map_err(|e| Error::io(&own.path, e))?;
             let watcher = options.auto_unmount.then(|| Watcher::start(&own)).transpose()?;
-            Ok((session, bell, watcher))
+            Ok((session, bell, watcher, may_read_ahead.then_some(ahead)))
         });
         match answers {
-            Ok((session, bell, watcher)) => {
+            Ok((session, bell, watcher, ahead)) => {
                 Ok(Self { own, session, ended, _watcher: watcher, bell, ahead })
             }
             Err(e) => {
@@ -113,12 +111,18 @@ impl Mounted {
     /// Serves until the view is unmounted, by a signal or from outside.
     pub fn serve(self) -> Result<()> {
         let path = &self.own.path;
+        // Not before: its thread keeps the standard output that there is then.
+        if let Some(ahead) = &self.ahead
+            && let Err(e) = ahead.start(path, self.own.device)
+        {
+            debug!("nothing is read ahead: {e}");
+        }
         let over = self.session.join();
         service::stopping("the view is gone");
         fault_log::flush();
         self.ended.store(true, Ordering::Release);
         self.bell.end();
-        self.ahead.end();
+        self.ahead.iter().for_each(|ahead| ahead.end());
         if let Err(e) = over {
             // It was not unmounted, so its device number is still its own.
             give_up(&self.own);
@@ -176,13 +180,12 @@ fn check_answer(own: &OwnMount, before: mountinfo::Device) -> Result<()> {
 }
 
 /// Lets the kernel read ahead of a reader in order by more than the 128 KiB that it allows a new
-/// mount: fewer and larger requests. Root may; for others it stays as it is.
-fn raise_read_ahead((major, minor): mountinfo::Device) {
+/// mount: fewer and larger requests. Root may; for others it stays as it is. Returns whether it did.
+fn raise_read_ahead((major, minor): mountinfo::Device) -> bool {
     const KIB: &str = "4096";
     let knob = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
-    if let Err(e) = std::fs::write(&knob, KIB) {
-        debug!("{knob} stays as it is: {e}");
-    }
+    let raised = std::fs::write(&knob, KIB);
+    raised.inspect_err(|e| debug!("{knob} stays as it is: {e}")).is_ok()
 }
 
 fn device_at(path: &Path) -> Result<mountinfo::Device> {

@@ -53,10 +53,12 @@ impl DiskImage {
         parts
     }
 
-    /// Whether the byte is zero or just lies in a file: nothing has to be unpacked to get it.
-    pub fn is_plain_at(&self, offset: u64) -> bool {
-        let parts = self.parts(offset..self.size.min(offset.saturating_add(1)));
-        parts.iter().all(|part| !matches!(part.content, Content::Data))
+    /// The part of a range, which must lie within the disk, from its start on of which all bytes are
+    /// zeros or just lie in files: nothing has to be unpacked to get them.
+    pub fn plain(&self, range: Range<u64>) -> Range<u64> {
+        let parts = self.parts(range.clone());
+        let packed = parts.iter().find(|part| matches!(part.content, Content::Data));
+        range.start..packed.map_or(range.end, |packed| packed.range.start)
     }
 
     /// A byte at or after `offset` before which all is zeros: `offset` itself where nothing is

@@ -33,9 +33,11 @@ impl Slice {
         self.image.read_at(self.range.start.saturating_add(offset), wanted)
     }
 
-    /// As [`DiskImage::is_plain_at`].
-    pub fn is_plain_at(&self, offset: u64) -> bool {
-        self.image.is_plain_at(self.range.start.saturating_add(offset))
+    /// As [`DiskImage::plain`].
+    pub fn plain(&self, range: Range<u64>) -> Range<u64> {
+        let start = self.range.start;
+        let plain = self.image.plain(start + range.start..start + range.end);
+        plain.start - start..plain.end - start
     }
 
     /// As [`DiskImage::seek_data`].
