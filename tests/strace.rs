@@ -78,6 +78,15 @@ impl<'a> Call<'a> {
         Some(Path::new(at.unwrap_or("/")).join(named))
     }
 
+    /// Whether it opens a disk of the view itself, by a mount that is nowhere in the tree of folders:
+    /// to read ahead.
+    fn reads_ahead(&self) -> bool {
+        let disk = self.path().is_some_and(|path| path.extension() == Some("img".as_ref()));
+        let within = "RESOLVE_NO_XDEV|RESOLVE_NO_SYMLINKS|RESOLVE_BENEATH";
+        disk && self.args.split_once(", ").is_some_and(|(at, _)| at.ends_with("</>"))
+            && self.args.contains(within)
+    }
+
     /// Whether it opens something to write to it.
     fn writes(&self) -> bool {
         ["O_WRONLY", "O_RDWR", "O_CREAT", "O_TRUNC"].iter().any(|flag| self.args.contains(flag))
@@ -150,6 +159,7 @@ fn must_leave_alone(name: &str) {
                 opened += 1;
                 !call.writes()
             }
+            "openat2" if call.reads_ahead() => !call.writes(),
             "open" | "openat" | "openat2" => path.as_deref().is_some_and(|path| {
                 let written = WRITTEN.iter().any(|own| path.starts_with(own.trim_end_matches('/')));
                 // Folders above the source are looked at for their permissions, not opened.
@@ -165,8 +175,11 @@ fn must_leave_alone(name: &str) {
             // Changes of the source are watched, and of nothing else.
             "inotify_add_watch" => in_source,
             "execve" => path.as_deref() == Some(Path::new(env!("CARGO_BIN_EXE_qcowfs"))),
-            // A mount of one file that nobody sees, for the kernel to read it by.
-            "open_tree" => on_source && call.args.contains("OPEN_TREE_CLONE"),
+            // A mount of one file that nobody sees, for the kernel to read it by; one of the view.
+            "open_tree" => {
+                (on_source || path.as_deref() == Some(mount.point()))
+                    && call.args.contains("OPEN_TREE_CLONE")
+            }
             "mount_setattr" => call.args.contains("MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOATIME"),
             "mount" | "umount2" => path.is_some(),
             _ => false,
