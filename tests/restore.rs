@@ -155,7 +155,8 @@ fn a_whole_vm_goes_back_to_one_point_in_time() {
     let second = "@2026-11-20T07:54:36Z";
     for (when, count) in [("@latest", 4), (second, 2), ("@2026-11-20", 4)] {
         let vm = folder.path().join(when);
-        disks(&vm, when).ok();
+        let told = disks(&vm, when).ok().stderr;
+        assert!(!told.contains("of the same time"), "{told}");
         let mut names: Vec<_> =
             vm.read_dir().unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
@@ -179,6 +180,21 @@ fn a_whole_vm_goes_back_to_one_point_in_time() {
     assert_eq!(early.code, Some(1));
     assert!(early.stderr.contains("has no restore point of 2020-01-01"), "{}", early.stderr);
     assert!(!folder.path().join("none").exists());
+}
+
+#[test]
+fn disks_of_a_vm_that_are_not_of_the_same_time_are_told() {
+    let case = Case::unpack("qmpbackup-new");
+    let listed = View::listed(&case.backups()).checkpoints;
+    let is_data = |c: &&Checkpoint| c.disk() == Path::new("vm-data.qcow2");
+    let newest = listed.iter().rfind(is_data).expect("a restore point");
+    std::fs::remove_file(case.backups().join(newest.file())).unwrap();
+    let folder = scratch();
+    let restored = Run::qcowfs().arg("restore").arg(case.backups()).arg("@latest");
+    let told = restored.arg(folder.path().join("vm")).ok().stderr;
+    for part in ["not of the same time: vm-data.qcow2 of 2026-", ", vm-root.qcow2 of 2026-"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
 }
 
 #[test]

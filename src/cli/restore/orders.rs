@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::restore::{Format, Target};
 use crate::tree::backups::Backups;
 use crate::tree::missing::Missing;
+use crate::tree::plan::rfc3339;
 use crate::tree::select::Together;
 use crate::view::DiskImage;
 
@@ -72,6 +73,9 @@ fn all_orders<'a>(
     if let Some(without) = all.without {
         super::super::complain(&format!("note: {without}"));
     }
+    if let Some(times) = different_times(backups, &all.disks) {
+        super::super::complain(&format!("note: the disks are not of the same time: {times}"));
+    }
     let mut orders = Vec::with_capacity(all.disks.len());
     let mut names = BTreeSet::new();
     for (path, id) in &all.disks {
@@ -87,6 +91,19 @@ fn all_orders<'a>(
         orders.push(order.map_err(|e| and_the_others(e, backups, *id, &all.disks))?);
     }
     Ok(orders)
+}
+
+/// When each disk of a VM was backed up, oldest first, unless that was at the same second: one that
+/// lacks a backup which the others have would be older than they are.
+fn different_times(backups: &Backups, all: &[(String, CheckpointId)]) -> Option<String> {
+    let time = |id: &CheckpointId| rfc3339(backups.catalog.checkpoint(*id).time);
+    let mut times: Vec<_> = all.iter().map(|(disk, id)| (time(id), disk)).collect();
+    times.sort();
+    if times.first()?.0 == times.last()?.0 {
+        return None;
+    }
+    let told: Vec<_> = times.iter().map(|(time, disk)| format!("{disk} of {time}")).collect();
+    Some(told.join(", "))
 }
 
 /// What is wrong with one disk of a VM keeps the others back, too: says how to get at them.
