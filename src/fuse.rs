@@ -21,7 +21,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use fuser::{
     AccessFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
@@ -118,7 +117,7 @@ impl View {
         if self.live.tree().parent(Ino(ino.0)).is_none() { Errno::ESTALE } else { other }
     }
 
-    /// Where an inode is in the view, for the log.
+    /// Where an inode is in the view.
     fn path(&self, ino: INodeNo) -> PathBuf {
         let tree = self.live.tree();
         let mut names: Vec<OsString> = Vec::new();
@@ -133,21 +132,6 @@ impl View {
             at = parent;
         }
         names.iter().rev().collect()
-    }
-
-    /// Has what comes next read ahead, where a reader asks in order.
-    fn read_ahead(&self, ino: INodeNo, handle: FileHandle, file: &OpenFile, read: (u64, u32)) {
-        if file.is_ours || matches!(file.file, Opened::Text(_)) || !self.ahead.takes_orders() {
-            return;
-        }
-        let wanted = file.run.lock().note(read, content::size(&file.file), Instant::now());
-        // To unpack takes more time than to ask for it; and who is asked at two places of a stream at
-        // once unpacks parts of it twice.
-        let wanted = wanted.map(|range| content::plain(&file.file, range));
-        if let Some(range) = wanted.filter(|range| !range.is_empty()) {
-            file.is_helped.store(true, Ordering::Relaxed);
-            self.ahead.order(handle, ino, self.path(ino), range);
-        }
     }
 
     fn log_fault(&self, ino: INodeNo, request: fmt::Arguments<'_>, fault: &Error) {
@@ -375,7 +359,7 @@ impl Filesystem for View {
         let Some(file) = self.files.get(handle) else { return reply.error(Errno::EBADF) };
         let direct = flags.0 & libc::O_DIRECT != 0;
         if !direct {
-            self.read_ahead(ino, handle, &file, (offset, size));
+            self.ahead.note(handle, &file, (offset, size), || (ino, self.path(ino)));
         }
         let reply = if direct { waiting::hold(request.pid(), reply) } else { Some(reply) };
         content::read(&file.file, offset, size, |piece| {

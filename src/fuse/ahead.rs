@@ -33,7 +33,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicIsize, AtomicU32, AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fuser::{FileHandle, INodeNo, Request};
 use parking_lot::{Condvar, Mutex};
@@ -43,8 +43,11 @@ use rustix::fs::{
 use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
+use super::content;
+use super::handles::OpenFile;
 use super::run::left_out;
 use crate::sys;
+use crate::tree::Opened;
 
 /// Asked for at a time: as much as the kernel takes in one go. Bytes.
 const PIECE: u64 = 2 << 20;
@@ -146,14 +149,37 @@ impl Ahead {
         self.files.fetch_add(more, Ordering::Relaxed);
     }
 
+    /// Notes what the kernel asks for on a reader's behalf, and has what comes next read ahead where that
+    /// is in order. `place`: the file's inode number and path in the view.
+    pub(super) fn note(
+        &self,
+        handle: FileHandle,
+        file: &OpenFile,
+        read: (u64, u32),
+        place: impl FnOnce() -> (INodeNo, PathBuf),
+    ) {
+        if file.is_ours || matches!(file.file, Opened::Text(_)) || !self.takes_orders() {
+            return;
+        }
+        let wanted = file.run.lock().note(read, content::size(&file.file), Instant::now());
+        // To unpack takes more time than to ask for it; and who is asked at two places of a stream at
+        // once unpacks parts of it twice.
+        let wanted = wanted.map(|range| content::plain(&file.file, range));
+        if let Some(range) = wanted.filter(|range| !range.is_empty()) {
+            file.is_helped.store(true, Ordering::Relaxed);
+            let (ino, path) = place();
+            self.order(handle, ino, path, range);
+        }
+    }
+
     /// Whether orders are taken.
-    pub(super) fn takes_orders(&self) -> bool {
+    fn takes_orders(&self) -> bool {
         let queue = self.queue.lock();
         queue.is_open && queue.orders.len() < MOST_ORDERS
     }
 
     /// Orders that a range of the file of a handle be read.
-    pub(super) fn order(&self, handle: FileHandle, ino: INodeNo, path: PathBuf, range: Range<u64>) {
+    fn order(&self, handle: FileHandle, ino: INodeNo, path: PathBuf, range: Range<u64>) {
         let file = Place { path, ino: ino.0 };
         self.push(Order::Read { handle: handle.0, file, range });
     }
