@@ -28,6 +28,7 @@ pub fn errno(error: &Error) -> Errno {
             _ => Errno::EIO,
         },
         Error::Usage(_) => Errno::EINVAL,
+        Error::About { error, .. } => errno(error),
     }
 }
 

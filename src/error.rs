@@ -47,6 +47,13 @@ pub enum Error {
     },
     /// The user asked for something that cannot be.
     Usage(String),
+    /// One of several works failed.
+    About {
+        /// Which, as the user calls it.
+        whose: String,
+        /// With what.
+        error: Box<Error>,
+    },
 }
 
 impl Error {
@@ -63,7 +70,14 @@ impl Error {
             | Self::MissingLayer { file, .. }
             | Self::Io { file, .. } => Some(file),
             Self::Usage(_) => None,
+            Self::About { error, .. } => error.file(),
         }
+    }
+
+    /// The same, with the name of what failed in front.
+    #[must_use]
+    pub fn about(self, whose: impl Into<String>) -> Self {
+        Self::About { whose: whose.into(), error: Box::new(self) }
     }
 
     /// An [`Error::Io`] at a byte offset.
@@ -87,6 +101,7 @@ impl fmt::Display for Error {
             }
             Self::Io { file, offset: None, source } => write!(f, "{}: {source}", file.display()),
             Self::Usage(what) => f.write_str(what),
+            Self::About { whose, error } => write!(f, "{whose}: {error}"),
         }
     }
 }
@@ -95,6 +110,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Io { source, .. } => Some(source),
+            Self::About { error, .. } => error.source(),
             _ => None,
         }
     }

@@ -23,33 +23,7 @@ use common::paged::{How, must_be_right, pages};
 use common::report::root_or_skip;
 use common::run::scratch;
 use common::watch::{holds_within, within};
-use common::{Mount, Run, View};
-
-/// A file system of its own; unmounts when it goes out of scope.
-struct FileSystem(PathBuf);
-
-impl FileSystem {
-    fn mount(point: &Path, what: &[&str]) -> Self {
-        std::fs::create_dir(point).expect("a mount point");
-        Run::new("mount").args(what).arg(point).ok();
-        Self(point.canonicalize().expect("a mount point"))
-    }
-
-    fn unmount_lazily(&self) {
-        Run::new("umount").arg("-l").arg(&self.0).ok();
-        assert!(!is_mounted(&self.0));
-    }
-}
-
-impl Drop for FileSystem {
-    fn drop(&mut self) {
-        if is_mounted(&self.0) {
-            let run = Run::new("umount").arg("-l").arg(&self.0).seconds(10);
-            // A second panic while the first one unwinds would end the whole program.
-            let _ = std::thread::spawn(move || run.outcome()).join();
-        }
-    }
-}
+use common::{FileSystem, Mount, Run, View};
 
 fn images(mount: &Mount, layers: &Layered) -> Vec<PathBuf> {
     let view = View::walk(mount.point());

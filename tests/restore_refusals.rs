@@ -26,7 +26,7 @@ use common::report::root_or_skip;
 use common::run::scratch;
 use common::source_state::SourceState;
 use common::watch::holds_within;
-use common::{Case, Run};
+use common::{Case, FileSystem, Run};
 
 const MIB: usize = 1 << 20;
 const POINT: &str = "vm-root.qcow2@latest";
@@ -332,4 +332,36 @@ fn a_device_is_left_alone_where_the_disk_would_fail_half_way() {
     must_refuse(run("eio"), "nothing is written, for ");
     assert!(bytes(&device.0).iter().all(|byte| *byte == 0xa5), "it was written to");
     run("zero").ok();
+}
+
+#[test]
+fn a_limit_of_the_length_of_files_is_told_and_nothing_is_left() {
+    let case = Case::unpack("qmpbackup-new");
+    let folder = scratch();
+    for (target, words) in [("disk.raw", ""), ("disk.qcow2", "-O qcow2"), ("-", "> ./out")] {
+        // Blocks of 512 bytes, or of 1 KiB.
+        let script = format!("ulimit -f 1000 && exec \"$@\" {words}");
+        let limited = Run::new("sh").folder(folder.path()).args(["-c", &script, "sh"]);
+        let limited = limited.arg(env!("CARGO_BIN_EXE_qcowfs")).arg("restore");
+        must_refuse(limited.arg(case.backups()).args([POINT, target]), "see `ulimit -f`");
+    }
+    let left: Vec<_> = folder.path().read_dir().unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["out"], "only what the shell made");
+}
+
+#[test]
+fn a_target_without_room_is_told_with_what_to_do_and_nothing_is_left() {
+    if !root_or_skip("a_target_without_room_is_told_with_what_to_do_and_nothing_is_left") {
+        return;
+    }
+    let case = Case::unpack("qmpbackup-new");
+    let folder = scratch();
+    let small =
+        FileSystem::mount(&folder.path().join("small"), &["-t", "tmpfs", "-o", "size=1m", "none"]);
+    for words in [&[][..], &["-O", "qcow2"]] {
+        let target = small.0.join("disk");
+        let refused = restore(&case.backups(), POINT, &target).args(words);
+        must_refuse(refused, "make room, or choose another place");
+        assert_eq!(small.0.read_dir().unwrap().count(), 0, "something is left");
+    }
 }

@@ -28,7 +28,7 @@ use common::report::root_or_skip;
 use common::run::{end, scratch};
 use common::source_state::SourceState;
 use common::watch::holds_within;
-use common::{Case, Run};
+use common::{Case, FileSystem, Run};
 
 const MIB: usize = 1 << 20;
 
@@ -333,35 +333,30 @@ fn a_device_of_an_interrupted_restore_looks_like_no_disk_and_one_in_use_is_refus
     assert_eq!(sha256(&device.0), sha256(&source.path().join("disk")));
 }
 
-/// XFS with reflinks in a file; unmounts when it goes out of scope.
+/// XFS with reflinks in a file.
 struct Xfs {
-    point: PathBuf,
+    mounted: FileSystem,
     _folder: TempDir,
 }
 
 impl Xfs {
     fn new() -> Self {
         let folder = scratch();
-        let (image, point) = (folder.path().join("xfs"), folder.path().join("mounted"));
+        let image = folder.path().join("xfs");
         File::create(&image).unwrap().set_len(512 * MIB as u64).unwrap();
         Run::new("mkfs.xfs").args(["-q", "-m", "reflink=1"]).arg(&image).ok();
-        std::fs::create_dir(&point).unwrap();
-        let xfs = Self { point, _folder: folder };
-        Run::new("mount").args(["-o", "loop"]).arg(&image).arg(&xfs.point).ok();
-        xfs
+        let what = ["-o", "loop", image.to_str().unwrap()];
+        Self { mounted: FileSystem::mount(&folder.path().join("mounted"), &what), _folder: folder }
+    }
+
+    fn point(&self) -> &Path {
+        &self.mounted.0
     }
 
     fn free(&self) -> u64 {
-        Run::new("sync").arg("-f").arg(&self.point).ok();
-        let stat = rustix::fs::statvfs(&self.point).unwrap();
+        Run::new("sync").arg("-f").arg(self.point()).ok();
+        let stat = rustix::fs::statvfs(self.point()).unwrap();
         stat.f_bfree * stat.f_frsize
-    }
-}
-
-impl Drop for Xfs {
-    fn drop(&mut self) {
-        let run = Run::new("umount").arg(&self.point).seconds(30);
-        let _ = std::thread::spawn(move || run.outcome()).join();
     }
 }
 
@@ -401,15 +396,15 @@ fn on_one_file_system_with_reflinks_hardly_any_byte_is_written() {
     let xfs = Xfs::new();
     // Clusters that are whole blocks, and some that are not.
     for (cluster, is_cloned) in [("65536", true), ("4096", true), ("512", false)] {
-        let source = xfs.point.join("source").join(cluster);
+        let source = xfs.point().join("source").join(cluster);
         std::fs::create_dir_all(&source).unwrap();
         chain(&source, cluster);
         let before = SourceState::of(&source);
-        let oracle = xfs.point.join("oracle");
+        let oracle = xfs.point().join("oracle");
         let convert = Run::new("qemu-img").args(["convert", "-O", "raw"]);
         convert.arg(source.join("layer3.qcow2")).arg(&oracle).ok();
         let free = xfs.free();
-        let target = xfs.point.join(format!("disk{cluster}.raw"));
+        let target = xfs.point().join(format!("disk{cluster}.raw"));
         let told = restore(&source, "layer3.qcow2", &target).arg("--verify").ok().text();
         let taken = free.saturating_sub(xfs.free());
         must_equal(cluster, &bytes(&target), &bytes(&oracle));

@@ -47,7 +47,9 @@ fn it_says_what_is_mounted_and_how_many_restore_points_there_are() {
     assert!(whole > 0 && whole < listed.len(), "the sample shows nothing");
     assert_eq!(number(&status, "/checkpoints"), listed.len() as u64);
     assert_eq!(number(&status, "/whole"), whole as u64);
-    assert_eq!(number(&status, "/broken"), (listed.len() - whole) as u64);
+    let unfinished = listed.iter().filter(|checkpoint| checkpoint.kind() == "partial").count();
+    assert_eq!(number(&status, "/unfinished"), unfinished as u64);
+    assert_eq!(number(&status, "/broken"), (listed.len() - whole - unfinished) as u64);
     assert_eq!(number(&status, "/threads"), 3);
     let pid = mount.daemon().as_raw_nonzero().get();
     assert_eq!(number(&status, "/pid"), u64::try_from(pid).expect("a process"));
@@ -57,6 +59,7 @@ fn it_says_what_is_mounted_and_how_many_restore_points_there_are() {
     assert!(options.contains(&"noexec".into()) && options.contains(&"missing=hide".into()));
     let told = mount.qcowfs().arg("status").arg(mount.point()).ok().text();
     assert!(told.contains(&format!("{} restore points", listed.len())), "{told}");
+    assert!(told.contains(&format!(", {unfinished} of them unfinished")), "{told}");
     assert!(!told.contains('\x1b'), "colours, and no terminal: {told}");
     mount.unmount();
 }

@@ -11,6 +11,7 @@ use log::error;
 use super::AllowedRoots;
 use super::logging::Verbosity;
 use super::paint::{Painter, Tone};
+use super::size::plural;
 use crate::check::{Check, FileReport, Report, State};
 use crate::error::{Error, Result};
 use crate::tree::plan::Plan;
@@ -163,10 +164,6 @@ fn print_file(out: &mut String, file: &FileReport, quiet: bool, painter: Painter
     }
 }
 
-fn plural(count: usize, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
-}
-
 /// One line, whatever the names in it hold.
 fn line(out: &mut String, text: &str) {
     for c in text.chars() {
@@ -188,10 +185,5 @@ mod tests {
         let mut out = String::new();
         line(&mut out, "a\nall is well\u{1b}[2J");
         assert_eq!(out, "a\\nall is well\\u{1b}[2J\n");
-    }
-
-    #[test]
-    fn one_is_not_many() {
-        assert_eq!([plural(0, "file"), plural(1, "file")], ["0 files", "1 file"]);
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use clap::Args;
 use serde::Serialize;
 
+use super::logging::Verbosity;
 use super::points::{SourceArgs, print, with_names};
 use super::size::human_size;
 use crate::error::{Error, Result};
@@ -77,7 +78,7 @@ struct ListedRange {
     b: &'static str,
 }
 
-pub(super) fn run(args: &DiffArgs) -> Result<()> {
+pub(super) fn run(args: &DiffArgs, verbosity: Verbosity) -> Result<()> {
     let backups = args.source.open()?;
     let (a, b) = (backups.pick(&args.a)?, backups.pick(&args.b)?);
     let (one, two) = (backups.image(a)?, backups.image(b)?);
@@ -87,7 +88,7 @@ pub(super) fn run(args: &DiffArgs) -> Result<()> {
     let same_disk = disk_a == disk_b || one.is_of_one_chain_with(two);
     if !same_disk {
         let [a, b] = disks.map(|disk| disk.unwrap_or(Path::new("")).display());
-        super::complain(&format!("note: these are two disks, {a} and {b}, not one at two times"));
+        verbosity.note(&format!("these are two disks, {a} and {b}, not one at two times"));
     }
     let mut found = one.differences(two);
     if args.content {

@@ -26,7 +26,7 @@ pub(super) struct Verbosity {
     #[arg(short, long, action = clap::ArgAction::Count, global = true, display_order = LAST)]
     verbose: u8,
 
-    /// Log errors only; no progress, and no summary of a restore
+    /// Log errors only; no notes, no progress, and no summary of a restore
     #[arg(short, long, global = true, conflicts_with = "verbose", display_order = LAST)]
     quiet: bool,
 }
@@ -35,6 +35,13 @@ impl Verbosity {
     /// Whether only errors are wanted.
     pub(super) fn is_quiet(self) -> bool {
         self.quiet
+    }
+
+    /// Says what is good to know, unless only errors are wanted.
+    pub(super) fn note(self, what: &str) {
+        if !self.quiet {
+            super::complain(&format!("note: {what}"));
+        }
     }
 
     /// In `env_logger`'s language. What fuser says is seldom for users: it stays two steps behind.

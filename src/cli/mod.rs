@@ -191,7 +191,7 @@ fn dispatch(cli: &Cli, words: &[OsString]) -> Result<ExitCode> {
         Command::Ls(args) => to_terminal().and_then(|()| ls::run(args)),
         Command::Info(args) => to_terminal().and_then(|()| info::run(args)),
         Command::Map(args) => to_terminal().and_then(|()| map::run(args)),
-        Command::Diff(args) => to_terminal().and_then(|()| diff::run(args)),
+        Command::Diff(args) => to_terminal().and_then(|()| diff::run(args, verbosity)),
         Command::Restore(args) => to_terminal().and_then(|()| restore::run(args, verbosity)),
     };
     done.map(|()| ExitCode::SUCCESS)
@@ -199,25 +199,30 @@ fn dispatch(cli: &Cli, words: &[OsString]) -> Result<ExitCode> {
 
 /// An error, and what to do about it where the error itself cannot know.
 fn told(error: &Error) -> String {
-    let advice = match error {
+    advice(error).map_or_else(|| error.to_string(), |advice| format!("{error}: {advice}"))
+}
+
+fn advice(error: &Error) -> Option<&'static str> {
+    match error {
         Error::Io { source, .. } => match source.kind() {
-            io::ErrorKind::NotFound => "is the path right, and its file system mounted?",
-            io::ErrorKind::PermissionDenied => "try it as root, or as the owner",
+            io::ErrorKind::NotFound => Some("is the path right, and its file system mounted?"),
+            io::ErrorKind::PermissionDenied => Some("try it as root, or as the owner"),
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                "make room, or choose another place"
+                Some("make room, or choose another place")
             }
-            io::ErrorKind::ReadOnlyFilesystem => "choose another place",
+            io::ErrorKind::FileTooLarge => {
+                Some("no file there may be that long: see `ulimit -f`, or choose another place")
+            }
+            io::ErrorKind::ReadOnlyFilesystem => Some("choose another place"),
             _ if source.raw_os_error() == Some(libc::EIO) => {
-                "`dmesg` may say more about the device"
+                Some("`dmesg` may say more about the device")
             }
-            _ => return error.to_string(),
+            _ => None,
         },
-        Error::Corrupt { .. } => "`qcowfs check` tells which restore points that spoils",
-        Error::Unsupported { .. } | Error::MissingLayer { .. } | Error::Usage(_) => {
-            return error.to_string();
-        }
-    };
-    format!("{error}: {advice}")
+        Error::Corrupt { .. } => Some("`qcowfs check` tells which restore points that spoils"),
+        Error::About { error, .. } => advice(error),
+        Error::Unsupported { .. } | Error::MissingLayer { .. } | Error::Usage(_) => None,
+    }
 }
 
 /// A line on the standard error. If nobody can read it, the exit code still tells.

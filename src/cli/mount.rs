@@ -51,7 +51,7 @@ Mount options, comma-separated; may be repeated, and later ones win:
 
 /// Said where nobody would ever see why a read failed.
 const NO_SYSLOG: &str =
-    "note: there is no syslog here; say --log-file FILE to keep the reasons of read errors";
+    "there is no syslog here; say --log-file FILE to keep the reasons of read errors";
 
 /// One thread for each processor, and so many more: who waits for the source keeps none of them busy.
 /// With more, the kernel wakes the one that slept longest, with the least in the processor's caches
@@ -138,7 +138,7 @@ pub(super) fn run(
     if !is_background_child {
         background::start(words)?;
         if options.log_file.is_none() && !logging::has_syslog() {
-            super::complain(NO_SYSLOG);
+            verbosity.note(NO_SYSLOG);
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -198,19 +198,19 @@ fn serve(
     let is_kept = parent.is_some() || service::is_waited_for() || !on_terminal;
     let hangup = if is_kept { Hangup::Refresh } else { Hangup::Unmount };
     let threads = threads.and_then(|n| NonZeroUsize::new(n.into()));
-    let threads = threads.map_or_else(default_threads, all_threads)?;
+    let threads = threads.map_or_else(|| default_threads(verbosity), all_threads)?;
     if let Some(missing) = tree.shortfall() {
         let allowed = view.allowed.iter().map(|dir| format!("--allow-root {} ", dir.display()));
         let (allowed, source) = (allowed.collect::<String>(), args.source.display());
-        super::complain(&format!("note: {missing}; see `qcowfs ls {allowed}{source}`"));
+        verbosity.note(&format!("{missing}; see `qcowfs ls {allowed}{source}`"));
     }
     let counts = tree.counts();
     let mounted = Mounted::new(&place, live, &mount, threads, hangup)?;
     if is_hiding {
         // That may be meant.
         let path = place.mount_point().display();
-        super::complain(&format!(
-            "note: {path} is not empty: what is in it is out of sight until `qcowfs umount {path}`"
+        verbosity.note(&format!(
+            "{path} is not empty: what is in it is out of sight until `qcowfs umount {path}`"
         ));
     }
     match parent {
@@ -263,7 +263,7 @@ fn all_threads(wanted: NonZeroUsize) -> Result<NonZeroUsize> {
 }
 
 /// As many threads as help, or fewer where those cannot be had: nobody asked for a number.
-fn default_threads() -> Result<NonZeroUsize> {
+fn default_threads(verbosity: Verbosity) -> Result<NonZeroUsize> {
     let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let most = processors.saturating_add(SPARE_THREADS).min(MOST_THREADS);
     let (had, failure) = threads_to_be_had(most + OWN_THREADS + HELPERS);
@@ -278,8 +278,8 @@ fn default_threads() -> Result<NonZeroUsize> {
             1 + OWN_THREADS + HELPERS
         ))
     })?;
-    super::complain(&format!(
-        "note: this user may not have more processes: the view is served by {threads} threads instead \
+    verbosity.note(&format!(
+        "this user may not have more processes: the view is served by {threads} threads instead \
          of {most}"
     ));
     Ok(threads)

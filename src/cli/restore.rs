@@ -4,13 +4,14 @@ mod orders;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use parking_lot::Mutex;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use super::logging::Verbosity;
@@ -96,12 +97,13 @@ enum Method {
 
 pub(super) fn run(args: &RestoreArgs, verbosity: Verbosity) -> Result<()> {
     let format = args.format()?;
+    outlive_long_files()?;
     let backups = args.source.open()?;
     let protected = Protected::new(&backups.catalog.inventory, args.source.source.is_dir())?;
     if args.target == Path::new(STANDARD_OUTPUT) {
         return to_standard_output(args, &backups, &protected, format, verbosity);
     }
-    let orders = orders(args, &backups, format)?;
+    let orders = orders(args, &backups, format, verbosity)?;
     orders.iter().try_for_each(|order| protected.refuse(&order.target))?;
     Target::refuse_same(orders.iter().map(|order| &order.target))?;
     orders.iter().try_for_each(|order| refuse_unfit(order.image, &order.target, format))?;
@@ -160,7 +162,7 @@ fn to_standard_output(
     teller.about(&backups.name(id));
     let done = output.write(image, &Stop::default(), &teller);
     teller.clear();
-    let done = done.map_err(|e| Error::Usage(format!("{}: {e}", backups.name(id))))?;
+    let done = done.map_err(|e| e.about(backups.name(id)))?;
     if !verbosity.is_quiet() {
         let options = Options { format, verify: false };
         let target = (id, "standard output");
@@ -225,6 +227,13 @@ fn end_at_a_signal() -> Result<()> {
     })
 }
 
+/// A file longer than `ulimit -f` allows is an error as any other, and not the end of the process, which
+/// would leave what there is of it.
+fn outlive_long_files() -> Result<()> {
+    let registered = signal_hook::flag::register(SIGXFSZ, Arc::default());
+    registered.map(drop).map_err(|e| Error::io("signals", e))
+}
+
 /// Works in another thread, if there is one. Signals come to this one first: it must be there to take
 /// them, whatever a disk lets that one wait for.
 fn aside<R: Send>(work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
@@ -284,8 +293,8 @@ fn write(
     for order in orders {
         let start = Instant::now();
         teller.about(&order.name);
-        let name = |e: Error| Error::Usage(format!("{}: {e}", order.name));
-        done.push(batch.write(order.image, &order.target, teller).map_err(name)?);
+        let written = batch.write(order.image, &order.target, teller);
+        done.push(written.map_err(|e| e.about(&order.name))?);
         took.push(start.elapsed());
     }
     batch.publish()?;

@@ -1,4 +1,6 @@
-//! Sizes for people.
+//! Sizes and numbers for people.
+
+use std::fmt::Display;
 
 /// A size as people write it: whole bytes below 1 KiB, else one decimal where it says something.
 #[allow(clippy::cast_precision_loss)] // three digits are shown
@@ -17,9 +19,20 @@ pub(super) fn human_size(bytes: u64) -> String {
     shown
 }
 
+/// So many of a thing.
+pub(super) fn plural<N: Copy + Display + PartialEq + From<u8>>(count: N, what: &str) -> String {
+    let s = if count == N::from(1) { "" } else { "s" };
+    format!("{count} {what}{s}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_not_many() {
+        assert_eq!([plural(0_usize, "file"), plural(1_u64, "file")], ["0 files", "1 file"]);
+    }
 
     #[test]
     fn sizes_are_shown_as_people_write_them() {

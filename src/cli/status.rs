@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::paint::{Painter, Tone};
 use super::points::print;
-use super::size::human_size;
+use super::size::{human_size, plural};
 use crate::error::{Error, Result};
 use crate::mount::read_status;
 use crate::tree::names::printable;
@@ -86,8 +86,10 @@ fn tell(out: &mut dyn Write, status: &Value, painter: Painter) -> io::Result<()>
     let options: Vec<_> = options.filter_map(Value::as_str).map(printable).collect();
     row("options:", &options.join(", "))?;
     row("threads:", &number("/threads").to_string())?;
-    let mut disks = format!("{}, with {} restore points", number("/disks"), number("/checkpoints"));
-    for (count, what) in [(number("/broken"), "broken"), (number("/incomplete"), "incomplete")] {
+    let points = plural(number("/checkpoints"), "restore point");
+    let mut disks = format!("{}, with {points}", number("/disks"));
+    for what in ["broken", "incomplete", "unfinished"] {
+        let count = number(&format!("/{what}"));
         if count > 0 {
             disks.push_str(&painter.paint(Tone::Doubtful, &format!(", {count} of them {what}")));
         }
@@ -98,15 +100,16 @@ fn tell(out: &mut dyn Write, status: &Value, painter: Painter) -> io::Result<()>
     }
     row("disks:", &disks)?;
     let (requests, bytes) = (number("/reads/requests"), human_size(number("/reads/bytes")));
+    let requests = plural(requests, "request");
     let failed = format!("{} failed", number("/reads/failed"));
     let tone = if number("/reads/failed") > 0 { Tone::Bad } else { Tone::Good };
-    row("reads:", &format!("{requests} requests, {bytes}; {}", painter.paint(tone, &failed)))?;
+    row("reads:", &format!("{requests}, {bytes}; {}", painter.paint(tone, &failed)))?;
     for (name, key) in [("map cache:", "maps"), ("data cache:", "data")] {
         let of = |what: &str| number(&format!("/caches/{key}/{what}"));
         row(name, &cache(of("bytes"), of("capacity"), of("hits"), of("misses")))?;
     }
     let (files, folders) = (number("/open/files"), number("/open/folders"));
-    row("open:", &format!("{files} files, {folders} folders"))?;
+    row("open:", &format!("{}, {}", plural(files, "file"), plural(folders, "folder")))?;
     for error in status["errors"].as_array().into_iter().flatten() {
         let text = |key: &str| printable(error[key].as_str().unwrap_or("?")).into_owned();
         let count = error["count"].as_u64().unwrap_or(0);

@@ -62,6 +62,7 @@ impl Findings {
                 self.damage(*offset, format!("it cannot be read: {source}"));
             }
             Error::MissingLayer { what, .. } | Error::Usage(what) => self.damage(None, what),
+            Error::About { error, .. } => self.error(error),
         }
     }
 

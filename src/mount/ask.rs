@@ -34,8 +34,8 @@ pub fn read_status(path: &Path) -> Result<Vec<u8>> {
         Some(Ok(text)) => Ok(text),
         Some(Err(e)) => Err(Error::Usage(match e.raw_os_error() {
             Some(libc::ENOTCONN | libc::ECONNABORTED) => format!(
-                "{shown}: the process of this view is gone: `qcowfs umount {shown}`, and mount it \
-                 again"
+                "{shown}: the process of this view is gone: mount it again, which takes away what is \
+                 left of it; `qcowfs umount {shown}` does so, too"
             ),
             Some(libc::EACCES | libc::EPERM) => {
                 format!("{shown}: only the user who mounted this view may ask for its status")

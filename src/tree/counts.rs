@@ -3,7 +3,9 @@
 use serde::Serialize;
 
 use super::Tree;
+use super::missing::Missing;
 use crate::chain::catalog::State;
+use crate::chain::place::Kind;
 use crate::hits::CacheUse;
 
 /// Disks and restore points of a view.
@@ -19,6 +21,8 @@ pub struct Counts {
     pub broken: usize,
     /// Of these: shown, although something of them is lost.
     pub incomplete: usize,
+    /// Of these: backups that were never finished, which nobody misses.
+    pub unfinished: usize,
     /// Files and folders of the source that could not be read.
     pub unreadable: usize,
 }
@@ -39,13 +43,43 @@ impl Tree {
         let mut counts = Counts { disks: self.plan.disks.len(), unreadable, ..Counts::default() };
         for (id, _) in self.plan.disks.iter().flat_map(|disk| &disk.checkpoints) {
             let is_shown = self.images.shown(&self.catalog, *id).is_ok();
-            let is_whole = self.catalog.checkpoint(*id).state == State::Whole;
+            let checkpoint = self.catalog.checkpoint(*id);
+            let count = match (checkpoint.kind, is_shown, &checkpoint.state) {
+                (Kind::Partial, ..) => &mut counts.unfinished,
+                (_, false, _) => &mut counts.broken,
+                (_, true, State::Whole) => &mut counts.whole,
+                (_, true, _) => &mut counts.incomplete,
+            };
+            *count += 1;
             counts.checkpoints += 1;
-            counts.whole += usize::from(is_whole && is_shown);
-            counts.broken += usize::from(!is_shown);
-            counts.incomplete += usize::from(is_shown && !is_whole);
         }
         counts
+    }
+
+    /// What of the source the view does not show, in words; `None` if it shows all of it.
+    pub fn shortfall(&self) -> Option<String> {
+        let counts = self.counts();
+        let mut parts = Vec::new();
+        if counts.disks == 0 {
+            parts.push("no VM-disk backup was found".to_owned());
+        }
+        if counts.broken > 0 {
+            parts.push(format!("restore points that cannot be shown: {}", counts.broken));
+        }
+        if counts.incomplete > 0 {
+            let reads = match self.images.missing() {
+                Missing::Zero => "reads as zeros",
+                Missing::Hide | Missing::Eio => "cannot be read",
+            };
+            parts.push(format!(
+                "restore points of which something is lost, which {reads}: {}",
+                counts.incomplete
+            ));
+        }
+        if counts.unreadable > 0 {
+            parts.push(format!("files or folders that cannot be read: {}", counts.unreadable));
+        }
+        (!parts.is_empty()).then(|| parts.join(", "))
     }
 
     /// How the caches are used now.

@@ -45,8 +45,7 @@ pub use inode::Ino;
 use missing::Missing;
 use plan::Plan;
 
-use crate::chain::catalog::{Catalog, CheckpointId, State};
-use crate::chain::place::Kind;
+use crate::chain::catalog::{Catalog, CheckpointId};
 use crate::error::{Error, Result};
 use crate::source::Roots;
 use crate::view::{DiskImage, Slice};
@@ -280,41 +279,6 @@ impl Tree {
     /// Sums over the whole view.
     pub fn totals(&self) -> Totals {
         self.totals
-    }
-
-    /// What of the source the view does not show, in words; `None` if it shows all of it.
-    pub fn shortfall(&self) -> Option<String> {
-        let shown = self.plan.disks.iter().flat_map(|disk| &disk.checkpoints);
-        // An unfinished backup is nothing to miss.
-        let is_finished = |id: &CheckpointId| self.catalog.checkpoint(*id).kind != Kind::Partial;
-        let is_whole = |id| self.catalog.checkpoint(id).state == State::Whole;
-        let (mut hidden, mut incomplete) = (0, 0);
-        for (id, _) in shown.filter(|(id, _)| is_finished(id)) {
-            let is_shown = self.images.shown(&self.catalog, *id).is_ok();
-            hidden += usize::from(!is_shown);
-            incomplete += usize::from(is_shown && !is_whole(*id));
-        }
-        let unreadable = self.catalog.skipped().iter().filter(|skipped| skipped.is_fault).count();
-        let mut parts = Vec::new();
-        if self.plan.disks.is_empty() {
-            parts.push("no VM-disk backup was found".to_owned());
-        }
-        if hidden > 0 {
-            parts.push(format!("restore points that cannot be shown: {hidden}"));
-        }
-        if incomplete > 0 {
-            let reads = match self.images.missing() {
-                Missing::Zero => "reads as zeros",
-                Missing::Hide | Missing::Eio => "cannot be read",
-            };
-            parts.push(format!(
-                "restore points of which something is lost, which {reads}: {incomplete}"
-            ));
-        }
-        if unreadable > 0 {
-            parts.push(format!("files or folders that cannot be read: {unreadable}"));
-        }
-        (!parts.is_empty()).then(|| parts.join(", "))
     }
 
     /// The catalog that it shows.

@@ -63,8 +63,8 @@ impl Names {
     }
 
     /// The one restore point that is meant.
-    pub fn pick(&self, wanted: &str) -> Result<CheckpointId, Refusal> {
-        let (wanted, file) = (plain(wanted), trimmed(wanted));
+    pub fn pick(&self, typed: &str) -> Result<CheckpointId, Refusal> {
+        let (wanted, file) = (plain(typed), trimmed(typed));
         if let Some(found) = self.named(wanted)? {
             return Ok(found);
         }
@@ -73,14 +73,14 @@ impl Names {
                 let one = moments.example(time);
                 return Err(format!("`{wanted}` is all disks of a VM: name one, such as {one}"));
             };
-            return self.disks.get(number).ok_or_else(|| self.unknown(wanted))?.at(time);
+            return self.disks.get(number).ok_or_else(|| self.unknown(wanted, typed))?.at(time);
         }
         match wanted.rsplit_once('@') {
             // A path of the view may have an `@`, and no time has a `/`.
             Some((disk, when)) if !when.contains('/') => {
                 self.disk(disk.trim_end_matches('/'), Some(when))?.at(when)
             }
-            _ => Err(self.unknown(wanted)),
+            _ => Err(self.unknown(wanted, typed)),
         }
     }
 
@@ -111,7 +111,7 @@ impl Names {
             return Ok(Some(first.1));
         }
         let names = found.iter().map(|(name, _)| name.as_str());
-        Err(format!("`{wanted}` may be any of: {}", listed(names)))
+        Err(format!("`{wanted}` may be any of: {}; say which", listed(names)))
     }
 
     /// The disk of this name. `when`: which restore point of it is meant, for what is said if there is
@@ -133,7 +133,7 @@ impl Names {
         match found.as_slice() {
             [disk] => self.refuse_unread(wanted, &disk.path).map(|()| *disk),
             [] => {
-                if let Some(told) = self.is_folder(wanted) {
+                if let Some(told) = self.is_folder(wanted, when.unwrap_or(LATEST)) {
                     return Err(told);
                 }
                 let near = nearest(wanted, paths().chain(self.folders()));
@@ -144,7 +144,7 @@ impl Names {
             }
             several => {
                 let names = several.iter().map(|disk| disk.path.as_str());
-                Err(format!("`{wanted}` may be any of: {}", listed(names)))
+                Err(format!("`{wanted}` may be any of: {}; say which", listed(names)))
             }
         }
     }
@@ -194,18 +194,12 @@ impl Disk {
         Self { path: plan.path.to_string_lossy().into_owned(), latest, points }
     }
 
-    /// Its restore point of that time. It may be one that is not whole: to go back further without
-    /// a word is not for us to decide.
+    /// Its restore point of that time. It may be one that is not whole, as `latest` is where none is:
+    /// to go back further without a word is not for us to decide.
     fn at(&self, when: &str) -> Result<CheckpointId, Refusal> {
         let path = &self.path;
-        let parsed = when.parse()?;
-        if let Some(id) = self.until(parsed) {
+        if let Some(id) = self.until(when.parse()?) {
             return Ok(id);
-        }
-        if parsed == When::Latest {
-            return Err(format!(
-                "no restore point of {path} is whole: pick one by its name; `qcowfs ls` has them, with the reasons"
-            ));
         }
         Err(match self.backups().min_by_key(|point| point.time) {
             Some(oldest) => {
@@ -221,7 +215,11 @@ impl Disk {
 
     fn until(&self, when: When) -> Option<CheckpointId> {
         match when {
-            When::Latest => self.latest,
+            // Where none is whole, who asks for its disk is told why, and what is left of it.
+            When::Latest => {
+                let newest = || self.backups().max_by_key(|point| point.time);
+                self.latest.or_else(|| newest().map(|point| point.id))
+            }
             When::Until(end) => {
                 let before = self.backups().filter(|point| point.time < end);
                 before.max_by_key(|point| point.time).map(|point| point.id)

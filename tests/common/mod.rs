@@ -11,6 +11,7 @@ pub(crate) mod changing;
 pub(crate) mod content;
 pub(crate) mod corpus;
 pub(crate) mod device;
+pub(crate) mod file_system;
 pub(crate) mod layered;
 pub(crate) mod mount;
 pub(crate) mod paged;
@@ -27,6 +28,7 @@ pub(crate) mod view;
 pub(crate) mod watch;
 
 pub(crate) use corpus::Case;
+pub(crate) use file_system::FileSystem;
 pub(crate) use mount::Mount;
 pub(crate) use run::{Run, User};
 pub(crate) use view::View;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::RestoreArgs;
 use crate::chain::catalog::CheckpointId;
+use crate::cli::logging::Verbosity;
 use crate::error::{Error, Result};
 use crate::restore::{Format, Target};
 use crate::tree::backups::Backups;
@@ -39,9 +40,10 @@ pub(super) fn orders<'a>(
     args: &RestoreArgs,
     backups: &'a Backups,
     format: Format,
+    verbosity: Verbosity,
 ) -> Result<Vec<Order<'a>>> {
     match backups.pick_all(&args.checkpoint)? {
-        Some(all) => all_orders(args, backups, format, all),
+        Some(all) => all_orders(args, backups, format, verbosity, all),
         None => one_order(args, backups, format).map(|order| vec![order]),
     }
 }
@@ -63,6 +65,7 @@ fn all_orders<'a>(
     args: &RestoreArgs,
     backups: &'a Backups,
     format: Format,
+    verbosity: Verbosity,
     all: Together,
 ) -> Result<Vec<Order<'a>>> {
     let folder = args.target.as_path();
@@ -71,10 +74,10 @@ fn all_orders<'a>(
         return Err(Error::Usage(format!("{}: {what}", folder.display())));
     }
     if let Some(without) = all.without {
-        super::super::complain(&format!("note: {without}"));
+        verbosity.note(&without);
     }
     if let Some(times) = different_times(backups, &all.disks) {
-        super::super::complain(&format!("note: the disks are not of the same time: {times}"));
+        verbosity.note(&format!("the disks are not of the same time: {times}"));
     }
     let mut orders = Vec::with_capacity(all.disks.len());
     let mut names = BTreeSet::new();

@@ -64,13 +64,14 @@ impl Names {
         Ok(Some(Together { disks, without }))
     }
 
-    /// What to say of the name of a folder with disks; none if it is none.
-    pub(super) fn is_folder(&self, wanted: &str) -> Option<Refusal> {
+    /// What to say of the name of a folder with disks, `when` being what may stand behind it; none if
+    /// it is none.
+    pub(super) fn is_folder(&self, wanted: &str, when: &str) -> Option<Refusal> {
         let folder = self.folder(wanted).ok().flatten().filter(|folder| !folder.is_empty())?;
         let disk = self.first_in(folder)?;
         Some(format!(
             "`{wanted}` is a folder with disks: say which, and which restore point of it, such as \
-             {disk}@latest; `qcowfs restore` also takes all of them: {folder}@latest"
+             {disk}@{when}; `qcowfs restore` also takes all of them: {folder}@{when}"
         ))
     }
 
@@ -105,7 +106,7 @@ impl Names {
             [folder] => self.refuse_unread(wanted, folder).map(|()| Some(*folder)),
             several => {
                 let paths = listed(several.iter().copied());
-                Err(format!("`{wanted}` may be any of: {paths}"))
+                Err(format!("`{wanted}` may be any of: {paths}; say which"))
             }
         }
     }

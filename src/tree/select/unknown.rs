@@ -10,13 +10,16 @@ use super::{Disk, LATEST, Names, Point, Refusal, ends_with};
 const MOST_LISTED: usize = 6;
 
 impl Names {
-    /// What to say of a name that no restore point has.
-    pub(super) fn unknown(&self, wanted: &str) -> Refusal {
-        let told = self.is_disk(wanted).or_else(|| self.is_folder(wanted));
+    /// What to say of a name that no restore point has; `typed` is how the user wrote it.
+    pub(super) fn unknown(&self, wanted: &str, typed: &str) -> Refusal {
+        if wanted.is_empty() {
+            return "no restore point is named; `qcowfs ls SOURCE` lists them".into();
+        }
+        let told = self.is_disk(wanted).or_else(|| self.is_folder(wanted, LATEST));
         told.or_else(|| self.is_partition(wanted)).unwrap_or_else(|| {
             let near = self.near(wanted);
             let near: Vec<&str> = near.iter().map(String::as_str).collect();
-            format!("there is no restore point `{wanted}`{}", or_near(&near))
+            format!("there is no restore point `{typed}`{}", or_near(&near))
         })
     }
 
@@ -94,7 +97,7 @@ pub(super) fn listed<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> Strin
 /// The end of a refusal: what may be meant.
 pub(super) fn or_near(near: &[&str]) -> String {
     if near.is_empty() {
-        return "; see `qcowfs ls`".into();
+        return "; `qcowfs ls SOURCE` lists them".into();
     }
     format!("; is it {}?", near.join(" or "))
 }
