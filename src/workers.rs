@@ -1,8 +1,11 @@
-//! The same work on many things, by several threads at once.
+//! Work that other threads do: on many things at once, or what may not come back.
 
+use std::io;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 use std::thread;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -46,6 +49,21 @@ pub(crate) fn both<A: Send, B>(aside: impl Fn() -> A + Sync, here: impl FnOnce()
         };
         (made, here)
     })
+}
+
+/// What comes of a question that may never be answered; none if it was not in time. The thread that
+/// asked is left to wait then.
+///
+/// # Errors
+///
+/// If no thread can be had.
+pub(crate) fn within<R: Send + 'static>(
+    time: Duration,
+    ask: impl FnOnce() -> R + Send + 'static,
+) -> io::Result<Option<R>> {
+    let (tell, answer) = channel();
+    thread::Builder::new().spawn(move || tell.send(ask()))?;
+    Ok(answer.recv_timeout(time).ok())
 }
 
 #[cfg(test)]

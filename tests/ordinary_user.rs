@@ -205,6 +205,17 @@ fn where_few_threads_can_be_had_the_view_is_served_by_fewer() {
     let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
     let threads = status["threads"].as_u64().expect("a number");
     assert!((1..=2).contains(&threads), "{threads} threads");
+    // Whatever wants a thread, and when: with so many processes there is none for somebody.
+    for (limit, words) in (1..14).flat_map(|limit| {
+        ["check \"$1\"", "status \"$2\"", "mount \"$1\" \"$2\""].map(|words| (limit, words))
+    }) {
+        let tried = as_user(&format!("ulimit -u {limit}; exec \"$0\" {words}")).outcome();
+        let told = format!("{words} with {limit} processes: {:?} {}", tried.code, tried.stderr);
+        assert!(
+            tried.code.is_some_and(|code| code <= 1) && !tried.stderr.contains("panic"),
+            "{told}"
+        );
+    }
     kill_process(mount.daemon(), Signal::TERM).expect("a signal");
     mount.must_go();
 }

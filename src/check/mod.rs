@@ -87,7 +87,8 @@ impl<'a> Check<'a> {
         let threads = thread::available_parallelism().map_or(1, usize::from);
         thread::scope(|scope| {
             for _ in 1..threads.min(MOST_THREADS).min(jobs.len()) {
-                scope.spawn(work);
+                // Those that can be had do all.
+                let _none = thread::Builder::new().spawn_scoped(scope, work).is_err();
             }
             work();
         });

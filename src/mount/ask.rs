@@ -1,14 +1,12 @@
 //! Asking a mounted view how it is doing.
 
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::channel;
-use std::thread;
+use std::path::Path;
 use std::time::Duration;
 
 use super::unmount::find;
 use crate::error::{Error, Result};
 use crate::fuse::{STATUS_FILE, STATUS_FOLDER};
+use crate::workers::within;
 
 /// A view that is not stuck answers sooner.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -26,7 +24,8 @@ pub fn read_status(path: &Path) -> Result<Vec<u8>> {
         )));
     }
     let file = mount.path.join(STATUS_FOLDER).join(STATUS_FILE);
-    match read_in_time(file) {
+    let answer = within(ANSWER, || std::fs::read(file));
+    match answer.map_err(|e| Error::io(path, e))? {
         None => Err(Error::Usage(format!(
             "{shown}: mounted, but the view does not answer: its process is stopped, or waits for \
              a slow source (`ps -C qcowfs` shows it)"
@@ -47,10 +46,4 @@ pub fn read_status(path: &Path) -> Result<Vec<u8>> {
             _ => format!("{shown}: cannot read its status: {e}"),
         })),
     }
-}
-
-fn read_in_time(file: PathBuf) -> Option<io::Result<Vec<u8>>> {
-    let (tell, answer) = channel();
-    thread::spawn(move || tell.send(std::fs::read(file)));
-    answer.recv_timeout(ANSWER).ok()
 }

@@ -15,6 +15,7 @@ use super::mountinfo::{Mount, MountTable, untouched};
 use super::options::MountOptions;
 use super::unmount::unmount;
 use crate::error::{Error, Result};
+use crate::workers::within;
 
 /// A view that answers does so sooner.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -140,11 +141,10 @@ fn check_free(path: &Path, real: &Path) -> Result<()> {
 /// after the daemon's death.
 pub(super) fn is_dead(mount: &Mount) -> bool {
     let path = mount.path.clone();
-    let (tell, answer) = std::sync::mpsc::channel();
-    std::thread::spawn(move || tell.send(rustix::fs::statfs(&path).map(drop)));
+    let answer = within(ANSWER, move || rustix::fs::statfs(&path).map(drop));
     // One that does not answer is not dead: it may be stopped, or wait for its source. Who asked a
     // daemon that was just ending is told that the connection was aborted.
-    matches!(answer.recv_timeout(ANSWER), Ok(Err(Errno::NOTCONN | Errno::CONNABORTED)))
+    matches!(answer, Ok(Some(Err(Errno::NOTCONN | Errno::CONNABORTED))))
 }
 
 fn check_apart(source: &Path, mount_point: &Path) -> Result<()> {
