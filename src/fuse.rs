@@ -15,10 +15,10 @@ mod run;
 mod status;
 mod waiting;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -117,27 +117,10 @@ impl View {
         if self.live.tree().parent(Ino(ino.0)).is_none() { Errno::ESTALE } else { other }
     }
 
-    /// Where an inode is in the view.
-    fn path(&self, ino: INodeNo) -> PathBuf {
-        let tree = self.live.tree();
-        let mut names: Vec<OsString> = Vec::new();
-        let mut at = Ino(ino.0);
-        if tree.parent(at).is_none() {
-            return PathBuf::from("(not in the view any more)");
-        }
-        while let Some(parent) = tree.parent(at).filter(|parent| *parent != at) {
-            let siblings = tree.entries(parent).unwrap_or_default();
-            let name = siblings.iter().find(|entry| entry.ino == at).map(|entry| &*entry.name);
-            names.push(name.unwrap_or(OsStr::new("?")).to_owned());
-            at = parent;
-        }
-        names.iter().rev().collect()
-    }
-
     fn log_fault(&self, ino: INodeNo, request: fmt::Arguments<'_>, fault: &Error) {
         self.status.count_fault(fault);
         if fault_log::admits(Level::Error, fault.file().unwrap_or(Path::new(""))) {
-            error!("{}: {request}: {fault}", self.path(ino).display());
+            error!("{}: {request}: {fault}", self.live.tree().path(Ino(ino.0)).display());
         }
     }
 }
@@ -359,7 +342,8 @@ impl Filesystem for View {
         let Some(file) = self.files.get(handle) else { return reply.error(Errno::EBADF) };
         let direct = flags.0 & libc::O_DIRECT != 0;
         if !direct {
-            self.ahead.note(handle, &file, (offset, size), || (ino, self.path(ino)));
+            self.ahead
+                .note(handle, &file, (offset, size), || (ino, self.live.tree().path(Ino(ino.0))));
         }
         let reply = if direct { waiting::hold(request.pid(), reply) } else { Some(reply) };
         content::read(&file.file, offset, size, |piece| {

@@ -30,7 +30,7 @@ mod loss;
 mod reuse;
 
 use std::borrow::Cow;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
@@ -237,6 +237,22 @@ impl Tree {
         // A partition lies beside its disk, a link in the folder of its moment.
         let is_within = child > 0 && matches!(node.body, Body::Moment { .. });
         Some(if is_within { owner } else { node.parent })
+    }
+
+    /// Where a node is in the view, for people.
+    pub fn path(&self, ino: Ino) -> PathBuf {
+        let mut at = ino;
+        if self.parent(at).is_none() {
+            return PathBuf::from("(not in the view any more)");
+        }
+        let mut names: Vec<OsString> = Vec::new();
+        while let Some(parent) = self.parent(at).filter(|parent| *parent != at) {
+            let siblings = self.entries(parent).unwrap_or_default();
+            let name = siblings.iter().find(|entry| entry.ino == at).map(|entry| &*entry.name);
+            names.push(name.unwrap_or(OsStr::new("?")).to_owned());
+            at = parent;
+        }
+        names.iter().rev().collect()
     }
 
     /// The entries of a folder in the order of their names, without `.` and `..`; partitions come
