@@ -26,7 +26,7 @@ use common::report::root_or_skip;
 use common::run::scratch;
 use common::source_state::SourceState;
 use common::watch::holds_within;
-use common::{Case, FileSystem, Run};
+use common::{Case, FileSystem, Loop, Run};
 
 const MIB: usize = 1 << 20;
 const POINT: &str = "vm-root.qcow2@latest";
@@ -40,24 +40,6 @@ fn must_refuse(run: Run, told: &str) {
     let refused = run.outcome();
     assert_eq!(refused.code, Some(1), "{told}: {}\n{}", refused.text(), refused.stderr);
     assert!(refused.stderr.contains(told), "{told}: {}", refused.stderr);
-}
-
-/// A loop device on a file; goes away when it goes out of scope.
-struct Loop(PathBuf);
-
-impl Loop {
-    fn of(file: &Path) -> Self {
-        let told = Run::new("losetup").args(["--find", "--show"]).arg(file).ok().text();
-        Self(told.trim().into())
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let run = Run::new("losetup").arg("-d").arg(&self.0).seconds(30);
-        // A second panic while the first one unwinds would end the whole program.
-        let _ = std::thread::spawn(move || run.outcome()).join();
-    }
 }
 
 /// A QEMU process that has something open; ends when it goes out of scope.
@@ -332,6 +314,25 @@ fn a_device_is_left_alone_where_the_disk_would_fail_half_way() {
     must_refuse(run("eio"), "nothing is written, for ");
     assert!(bytes(&device.0).iter().all(|byte| *byte == 0xa5), "it was written to");
     run("zero").ok();
+}
+
+/// What would be written through it would go to a file without a name.
+#[test]
+fn a_file_that_a_loop_device_writes_to_is_refused() {
+    if !root_or_skip("a_file_that_a_loop_device_writes_to_is_refused") {
+        return;
+    }
+    let case = Case::unpack("qmpbackup-new");
+    let folder = scratch();
+    let target = folder.path().join("disk.raw");
+    std::fs::write(&target, vec![7; MIB]).unwrap();
+    let run = || restore(&case.backups(), POINT, &target).arg("--force");
+    {
+        let device = Loop::of(&target);
+        must_refuse(run(), &format!("{} stands on it", device.0.display()));
+        assert_eq!(bytes(&target), vec![7; MIB]);
+    }
+    run().ok();
 }
 
 #[test]

@@ -16,7 +16,7 @@ mod common;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -28,7 +28,7 @@ use common::report::root_or_skip;
 use common::run::{end, scratch};
 use common::source_state::SourceState;
 use common::watch::holds_within;
-use common::{Case, FileSystem, Run};
+use common::{Case, FileSystem, Loop, Run};
 
 const MIB: usize = 1 << 20;
 
@@ -82,21 +82,23 @@ fn an_existing_file_is_overwritten_only_if_that_is_said() {
     restore(&case.backups(), point, &link).arg("--force").ok();
     assert!(link.is_symlink());
     assert_eq!(&sha256(&target), wanted);
-    for wrong in [
-        "/dev/null",
-        "/dev/no-such-disk",
-        "no/such/folder/disk.raw",
-        "no-such-folder/",
-        "no-such-folder/.",
-    ] {
+    for wrong in
+        ["/dev/null", "/dev/no-such-disk", "no/such/folder/disk.raw", "no-such-folder/../disk.raw"]
+    {
         let run = restore(&case.backups(), point, Path::new(wrong)).arg("--force");
         let refused = run.folder(folder.path()).outcome();
         assert_eq!(refused.code, Some(1), "{wrong}: {}", refused.stderr);
     }
     assert!(!folder.path().join("no-such-folder").exists());
+    // What can only be a folder is made, as for the disks of a VM.
+    restore(&case.backups(), point, Path::new("new/")).folder(folder.path()).ok();
+    assert_eq!(&sha256(&folder.path().join("new/vm-root.qcow2.raw")), wanted);
     assert!(!Path::new("/dev/no-such-disk").exists(), "a file in the place of a device");
     let all = restore(&case.backups(), "@latest", &target).arg("--force").outcome();
     assert!(all.stderr.contains("disk.raw: all disks of a VM go to a folder"), "{}", all.stderr);
+    let all = restore(&case.backups(), "@latest", &folder.path().join("other.img")).outcome();
+    assert!(all.stderr.contains("other.img: would be a folder, for @latest is"), "{}", all.stderr);
+    assert!(!folder.path().join("other.img").exists());
 }
 
 /// A pipe that nobody reads is full soon, and a write to it does not return.
@@ -236,6 +238,7 @@ fn wrong_formats_are_refused_with_what_to_say() {
     for (target, options, told) in [
         ("disk.qcow2", &[][..], "say -O qcow2"),
         ("disk.raw", &["-c", "zstd"], "say -O qcow2"),
+        ("disk.VMDK", &[], "say -O raw if that is meant"),
         ("disk.raw", &["-O", "raw", "--compress"], "say -O qcow2"),
     ] {
         let refused = run(target, options);
@@ -246,24 +249,6 @@ fn wrong_formats_are_refused_with_what_to_say() {
     assert!(names(folder.path()).is_empty());
     let quiet = run("disk.qcow2", &["-q", "-O", "raw"]);
     assert_eq!((quiet.code, quiet.text(), quiet.stderr.as_str()), (Some(0), String::new(), ""));
-}
-
-/// A loop device on a file; goes away when it goes out of scope.
-struct Loop(PathBuf);
-
-impl Loop {
-    fn of(file: &Path) -> Self {
-        let told = Run::new("losetup").args(["--find", "--show"]).arg(file).ok().text();
-        Self(told.trim().into())
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let run = Run::new("losetup").arg("-d").arg(&self.0).seconds(30);
-        // A second panic while the first one unwinds would end the whole program.
-        let _ = std::thread::spawn(move || run.outcome()).join();
-    }
 }
 
 #[test]

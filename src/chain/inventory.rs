@@ -13,12 +13,16 @@ use super::found::Seen;
 pub use super::found::{Before, FoundFile};
 use crate::error::{Error, Result};
 use crate::layout::checkpoint_xml::CheckpointXml;
+use crate::layout::copying::is_copying;
 use crate::layout::sidecar::{self, Declaration, DeclaredFormat, DeclaredParent};
 use crate::source::{
     EntryKind, FileStat, FoundEntry, LocalFiles, Located, Roots, Source, SourceRoot,
 };
 use crate::workers;
 
+/// What is said of a copy.
+const COPYING: &str = "by its name it is being copied, or was left of that: it is shown when it has its \
+                       own name; if this is its own, declare it in qcowfs.toml (format = \"qcow2\")";
 /// Larger sidecars are not sidecars.
 const SIDECAR_LIMIT: u64 = 1 << 20;
 
@@ -42,8 +46,19 @@ pub struct Skipped {
     pub path: PathBuf,
     /// Why.
     pub reason: String,
-    /// Whether it should have been possible to look at it.
-    pub is_fault: bool,
+    /// What kind of reason that is.
+    pub why: Why,
+}
+
+/// What kept something from being shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// It should have been possible to look at it.
+    Fault,
+    /// It is a symbolic link.
+    Link,
+    /// It is nothing to be shown.
+    Rule,
 }
 
 /// Everything in the source.
@@ -252,16 +267,9 @@ impl Inventory {
         &self.skipped
     }
 
-    fn skip(&mut self, path: &Path, reason: impl Into<String>) {
+    fn skip(&mut self, path: &Path, why: Why, reason: impl Into<String>) {
         let (path, reason) = (path.to_path_buf(), reason.into());
-        self.skipped.push(Skipped { path, reason, is_fault: false });
-    }
-
-    fn skip_fault(&mut self, path: &Path, reason: impl Into<String>) {
-        self.skip(path, reason);
-        if let Some(skipped) = self.skipped.last_mut() {
-            skipped.is_fault = true;
-        }
+        self.skipped.push(Skipped { path, reason, why });
     }
 
     /// All files of the source, in the order of their paths.
@@ -287,7 +295,7 @@ impl Inventory {
                     let Some(entries) = listed.remove(&path) else {
                         // Else its name was listed twice.
                         if open.len() > FOLDER_DEPTH {
-                            self.skip(&path, "folders this deep are not looked into");
+                            self.skip(&path, Why::Rule, "folders this deep are not looked into");
                         }
                         continue;
                     };
@@ -295,13 +303,16 @@ impl Inventory {
                     match entries {
                         Ok(entries) => open.push((path, entries.into_iter())),
                         Err(e) => {
-                            self.skip_fault(&path, format!("the folder cannot be read: {e}"));
+                            // What only root may look into on most file systems holds no backups.
+                            let is_of_fsck = path.file_name() == Some(OsStr::new("lost+found"));
+                            let why = if is_of_fsck { Why::Rule } else { Why::Fault };
+                            self.skip(&path, why, format!("the folder cannot be read: {e}"));
                         }
                     }
                 }
-                EntryKind::Link => self.skip(&path, "a symbolic link is never followed"),
-                EntryKind::Other => self.skip(&path, "neither a file nor a folder"),
-                EntryKind::Unreadable => self.skip_fault(&path, "it cannot be looked at"),
+                EntryKind::Link => self.skip(&path, Why::Link, "a symbolic link is never followed"),
+                EntryKind::Other => self.skip(&path, Why::Rule, "neither a file nor a folder"),
+                EntryKind::Unreadable => self.skip(&path, Why::Fault, "it cannot be looked at"),
             }
         }
         Ok(found)
@@ -364,7 +375,13 @@ impl Inventory {
         for (path, entry) in found {
             let declaration = self.declarations.get(&path);
             if declaration.is_some_and(|declared| declared.ignore) {
-                self.skip(&path, "qcowfs.toml says to ignore it");
+                self.skip(&path, Why::Rule, "qcowfs.toml says to ignore it");
+                continue;
+            }
+            if declaration.is_none() && path.file_name().is_some_and(is_copying) {
+                self.skip(&path, Why::Rule, COPYING);
+                // When it gets its own name, it is known how long it has been as it is.
+                (before.is_being_written)(&path, &entry.stat);
                 continue;
             }
             let format = declaration.and_then(|declared| declared.format);
@@ -455,7 +472,7 @@ impl Inventory {
         if let Content::Foreign(format @ Foreign { is_disk: true, .. }) = content
             && path.is_relative()
         {
-            self.skip(path, format!("a {}, which qcowfs does not read", format.name));
+            self.skip(path, Why::Rule, format!("a {}, which qcowfs does not read", format.name));
         }
     }
 }

@@ -176,16 +176,27 @@ impl RestoreArgs {
     fn format(&self) -> Result<Format> {
         let usage = |what: &str| Err(Error::Usage(what.to_owned()));
         let compressed = self.compress || self.method.is_some();
-        let says_qcow2 = self.target.extension().is_some_and(|e| e.eq_ignore_ascii_case("qcow2"));
+        let ending = self.target.extension().unwrap_or_default().to_string_lossy();
+        let ending = ending.to_ascii_lowercase();
+        let is_file = !self.target.is_dir();
         match self.output {
             Some(OutputFormat::Qcow2) => Ok(Format::Qcow2 { compressed }),
             _ if compressed => usage("only a qcow2 image has compressed clusters: say -O qcow2"),
-            None if says_qcow2 && !self.target.is_dir() => {
+            None if ending == "qcow2" && is_file => {
                 usage("the target's name ends in .qcow2: say -O qcow2, or -O raw if that is meant")
             }
+            None if is_foreign(&ending) && is_file => Err(Error::Usage(format!(
+                "the target's name ends in .{ending}, and only raw and qcow2 can be written: say -O raw if \
+                 that is meant; `qemu-img convert` makes other formats of it"
+            ))),
             _ => Ok(Format::Raw),
         }
     }
+}
+
+/// Whether files of this ending, in small letters, are disks in a format that is not written here.
+fn is_foreign(ending: &str) -> bool {
+    ["vmdk", "vdi", "vhd", "vhdx", "vpc", "qcow", "qed", "hdd"].contains(&ending)
 }
 
 /// Those of SIGINT, SIGTERM and SIGHUP that are not ignored: what was (`nohup`, a shell's background)

@@ -3,5 +3,6 @@
 
 pub mod backing_name;
 pub mod checkpoint_xml;
+pub mod copying;
 pub mod names;
 pub mod sidecar;

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use super::sysfs::overlapping;
+use super::sysfs::{overlapping, writable_loop_on};
 use crate::error::{Error, Result};
 use crate::sys;
 
@@ -23,9 +23,18 @@ const LOOKS: u32 = 10;
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Refuses a file that a virtual machine would write on to, and never see what was restored. Who
-/// only reads it keeps the old one.
+/// Refuses a file that a virtual machine or a loop device would write on to, and never see what was
+/// restored. Who only reads it keeps the old one.
 pub(super) fn refuse_file_in_use(path: &Path) -> Result<()> {
+    refuse_file_of_vm(path)?;
+    let Some(device) = writable_loop_on(path) else { return Ok(()) };
+    let (path, device) = (path.display(), device.display());
+    let what = format!("{path}: {device} stands on it: unmount it, then `losetup -d {device}`");
+    Err(Error::Usage(what))
+}
+
+/// Refuses a file that a virtual machine has open.
+pub(super) fn refuse_file_of_vm(path: &Path) -> Result<()> {
     // Who may not read it may still have the right to replace it.
     let Ok(file) = File::open(path) else { return Ok(()) };
     refuse_locked(&file, QEMU_LOCK_WRITE, path)

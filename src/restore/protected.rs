@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::in_use::refuse_file_in_use;
+use super::in_use::refuse_file_of_vm;
 use super::sysfs::backing_files;
 use super::target::Target;
 use crate::chain::inventory::Inventory;
@@ -117,7 +117,7 @@ impl Protected {
             if let Some(reason) = self.why_no_file(&file) {
                 return Err(told(reason));
             }
-            refuse_file_in_use(&file).map_err(|_| told("a running VM has open"))?;
+            refuse_file_of_vm(&file).map_err(|_| told("a running VM has open"))?;
         }
         Ok(())
     }

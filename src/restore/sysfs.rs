@@ -1,6 +1,7 @@
 //! What the kernel tells of block devices: what they are made of, and what shares their bytes.
 
 use std::collections::BTreeSet;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{major, makedev, minor};
@@ -25,6 +26,23 @@ pub(super) fn backing_files(number: u64) -> BTreeSet<PathBuf> {
         }
     }
     files
+}
+
+/// The loop device that writes to a file, if there is one.
+pub(super) fn writable_loop_on(path: &Path) -> Option<PathBuf> {
+    // The kernel follows a file to its new name. Files are not asked whether they are the same: one on
+    // a dead network share would not answer.
+    let wanted = path.canonicalize().ok()?;
+    let devices = Path::new("/sys/block").read_dir().into_iter().flatten().flatten();
+    let stands_on_it = |folder: &Path| {
+        let text = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
+        let backing = text("loop/backing_file");
+        let is_it = |name: String| Path::new(name.trim_end_matches('\n')) == wanted;
+        backing.is_some_and(is_it) && text("ro").is_some_and(|ro| ro.trim() == "0")
+    };
+    let mut devices = devices.filter(|device| device.file_name().as_bytes().starts_with(b"loop"));
+    let found = devices.find(|device| stands_on_it(&device.path()))?;
+    Some(Path::new("/dev").join(found.file_name()))
 }
 
 /// The devices that have bytes of this one: itself, the disk that it is a partition of, its

@@ -12,6 +12,7 @@ use super::plan::Plan;
 use super::select::{Names, Together};
 use super::{ViewOptions, read_catalog};
 use crate::chain::catalog::{Catalog, CheckpointId, State};
+use crate::chain::inventory::Why;
 use crate::error::{Error, Result};
 use crate::view::DiskImage;
 
@@ -49,7 +50,7 @@ impl Backups {
 
     /// What is not found may be in a folder that nobody could look into.
     fn not_found(&self, mut what: String) -> Error {
-        let mut faults = self.catalog.skipped().iter().filter(|skipped| skipped.is_fault);
+        let mut faults = self.catalog.skipped().iter().filter(|skipped| skipped.why == Why::Fault);
         if let Some(fault) = faults.next() {
             let (path, more) = (fault.path.display(), faults.count());
             let more = if more > 0 { format!(", and {more} more") } else { String::new() };

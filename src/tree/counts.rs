@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::Tree;
 use super::missing::Missing;
 use crate::chain::catalog::State;
+use crate::chain::inventory::Why;
 use crate::chain::place::Kind;
 use crate::hits::CacheUse;
 
@@ -39,7 +40,8 @@ pub struct CachesUse {
 impl Tree {
     /// Counts what there is.
     pub fn counts(&self) -> Counts {
-        let unreadable = self.catalog.skipped().iter().filter(|skipped| skipped.is_fault).count();
+        let unreadable =
+            self.catalog.skipped().iter().filter(|skipped| skipped.why == Why::Fault).count();
         let mut counts = Counts { disks: self.plan.disks.len(), unreadable, ..Counts::default() };
         for (id, _) in self.plan.disks.iter().flat_map(|disk| &disk.checkpoints) {
             let is_shown = self.images.shown(&self.catalog, *id).is_ok();

@@ -335,6 +335,9 @@ pub fn read_catalog(source: &Path, allowed: &[PathBuf]) -> Result<Catalog> {
     let Some(name) = only else { return Ok(catalog) };
     catalog.keep_only(&name);
     if catalog.disks.is_empty() {
+        if let Some(skipped) = catalog.skipped().iter().find(|skipped| skipped.path == *name) {
+            return Err(Error::Usage(format!("{}: {}", source.display(), skipped.reason)));
+        }
         let what = format!(
             "{}: not an image that qcowfs knows; if it is a raw one, declare it in a qcowfs.toml \
              beside it: [image.\"{}\"] format = \"raw\"",

@@ -16,20 +16,24 @@ use std::time::SystemTime;
 
 use super::plan::{BY_TIME, DiskPlan, LATEST, Plan, rfc3339};
 use crate::chain::catalog::{Catalog, CheckpointId};
+use crate::chain::inventory::{Skipped, Why};
 use crate::chain::place::Kind;
 use moment::{Moments, Part};
 use near::nearest;
 pub use together::Together;
+use together::holds;
 use unknown::{listed, or_near};
 pub use when::When;
 
 /// All restore points of a source, to be picked from.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Names {
     disks: Vec<Disk>,
     moments: Vec<Moments>,
     /// What of the source could not be looked at: there may be more disks.
     unread: Vec<String>,
+    /// The symbolic links of the source.
+    links: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -57,9 +61,16 @@ impl Names {
     /// The names that a plan gives.
     pub fn new(catalog: &Catalog, plan: &Plan) -> Self {
         let disks = plan.disks.iter().map(|disk| Disk::new(catalog, disk)).collect();
-        let unread = catalog.skipped().iter().filter(|skipped| skipped.is_fault);
-        let unread = unread.map(|skipped| skipped.path.to_string_lossy().into_owned()).collect();
-        Self { disks, moments: plan.vms.iter().map(Moments::new).collect(), unread }
+        let skipped = |which: fn(&Skipped) -> bool| {
+            let skipped = catalog.skipped().iter().filter(|skipped| which(skipped));
+            skipped.map(|skipped| skipped.path.to_string_lossy().into_owned()).collect()
+        };
+        Self {
+            disks,
+            moments: plan.vms.iter().map(Moments::new).collect(),
+            unread: skipped(|skipped| skipped.why == Why::Fault),
+            links: skipped(|skipped| skipped.why == Why::Link),
+        }
     }
 
     /// The one restore point that is meant.
@@ -121,7 +132,9 @@ impl Names {
         if wanted.is_empty() {
             return match self.disks.as_slice() {
                 [disk] => Ok(disk),
-                [] => Err("no VM-disk backup was found".into()),
+                [] => Err("no VM-disk backup was found: is the path of the source right, and its file system \
+                           mounted?"
+                    .into()),
                 _ => Err(format!("say which disk, before the `@`: {}", listed(paths()))),
             };
         }
@@ -152,9 +165,6 @@ impl Names {
     /// Refuses to take a name for the end of `found`'s, where what bears it as its whole name may be
     /// among what could not be read: that is meant most likely.
     fn refuse_unread(&self, wanted: &str, found: &str) -> Result<(), Refusal> {
-        let holds = |folder: &str, path: &str| {
-            path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
-        };
         let may_be = |unread: &&String| {
             *unread == wanted
                 || ends_with(unread, wanted)

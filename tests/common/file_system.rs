@@ -1,4 +1,4 @@
-//! A file system of a test's own.
+//! A file system of a test's own, and a loop device.
 
 use std::path::{Path, PathBuf};
 
@@ -29,5 +29,23 @@ impl Drop for FileSystem {
             // A second panic while the first one unwinds would end the whole program.
             let _ = std::thread::spawn(move || run.outcome()).join();
         }
+    }
+}
+
+/// A loop device on a file; goes away when it goes out of scope.
+pub(crate) struct Loop(pub(crate) PathBuf);
+
+impl Loop {
+    pub(crate) fn of(file: &Path) -> Self {
+        let told = Run::new("losetup").args(["--find", "--show"]).arg(file).ok().text();
+        Self(told.trim().into())
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let run = Run::new("losetup").arg("-d").arg(&self.0).seconds(30);
+        // A second panic while the first one unwinds would end the whole program.
+        let _ = std::thread::spawn(move || run.outcome()).join();
     }
 }

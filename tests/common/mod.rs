@@ -28,7 +28,7 @@ pub(crate) mod view;
 pub(crate) mod watch;
 
 pub(crate) use corpus::Case;
-pub(crate) use file_system::FileSystem;
+pub(crate) use file_system::{FileSystem, Loop};
 pub(crate) use mount::Mount;
 pub(crate) use run::{Run, User};
 pub(crate) use view::View;

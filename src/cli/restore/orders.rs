@@ -1,11 +1,12 @@
 //! Which disks a restore writes, and where to: all that can be refused before anything is touched.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 use std::sync::Arc;
 
-use super::RestoreArgs;
+use super::{RestoreArgs, is_foreign};
 use crate::chain::catalog::CheckpointId;
 use crate::cli::logging::Verbosity;
 use crate::error::{Error, Result};
@@ -43,7 +44,7 @@ pub(super) fn orders<'a>(
     verbosity: Verbosity,
 ) -> Result<Vec<Order<'a>>> {
     match backups.pick_all(&args.checkpoint)? {
-        Some(all) => all_orders(args, backups, format, verbosity, all),
+        Some(all) => all_orders(args, backups, format, verbosity, &all),
         None => one_order(args, backups, format).map(|order| vec![order]),
     }
 }
@@ -53,12 +54,13 @@ fn one_order<'a>(args: &RestoreArgs, backups: &'a Backups, format: Format) -> Re
     let disk = backups.plan.disk_of(id).map(|disk| disk.path.as_path());
     let name = disk.and_then(Path::file_name).unwrap_or_default();
     let within = args.target.join(file_name(&name.to_string_lossy(), format));
-    let target = if args.target.is_dir() { &within } else { &args.target };
-    if says_folder(&args.target) && !args.target.is_dir() {
-        let what = format!("{}: there is no such folder: create it first", args.target.display());
-        return Err(Error::Usage(what));
-    }
-    Order::new(backups, id, Target::look_at(target)?)
+    let target = if args.target.is_dir() || says_folder(&args.target) {
+        // One that is not there is made, as for the disks of a VM.
+        Target::look_ahead(&within)?
+    } else {
+        Target::look_at(&args.target)?
+    };
+    Order::new(backups, id, target)
 }
 
 fn all_orders<'a>(
@@ -66,15 +68,24 @@ fn all_orders<'a>(
     backups: &'a Backups,
     format: Format,
     verbosity: Verbosity,
-    all: Together,
+    all: &Together,
 ) -> Result<Vec<Order<'a>>> {
     let folder = args.target.as_path();
     if folder.exists() && !folder.is_dir() {
         let what = "all disks of a VM go to a folder: name one, or a single disk";
         return Err(Error::Usage(format!("{}: {what}", folder.display())));
     }
-    if let Some(without) = all.without {
-        verbosity.note(&without);
+    if !folder.exists() && !says_folder(folder) && says_disk(folder) {
+        let disks: Vec<_> = all.disks.iter().map(|(_, id)| backups.name(*id)).collect();
+        let (what, disks) = (&args.checkpoint, disks.join(", "));
+        return Err(Error::Usage(format!(
+            "{}: would be a folder, for {what} is all of these: {disks}; name one of them, or add a / to \
+             the target if a folder is meant",
+            folder.display()
+        )));
+    }
+    for without in &all.without {
+        verbosity.note(&format!("without {without}"));
     }
     if let Some(times) = different_times(backups, &all.disks) {
         verbosity.note(&format!("the disks are not of the same time: {times}"));
@@ -155,6 +166,12 @@ fn says_folder(path: &Path) -> bool {
     let bytes = path.as_os_str().as_bytes();
     let is_name = matches!(path.components().next_back(), Some(Component::Normal(_)));
     !is_name || bytes.ends_with(b"/") || bytes.ends_with(b"/.")
+}
+
+/// Whether a path has the name of a disk's file.
+fn says_disk(path: &Path) -> bool {
+    let ending = path.extension().and_then(OsStr::to_str).map(str::to_ascii_lowercase);
+    ending.is_some_and(|ending| ["raw", "img", "qcow2"].contains(&&*ending) || is_foreign(&ending))
 }
 
 /// The name of the file of a disk.

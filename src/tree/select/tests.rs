@@ -34,7 +34,7 @@ fn names() -> Names {
     let other = [("FULL-10", "2024-03-01T00:00:00Z")];
     let disks =
         vec![disk("vm1/sda", 0, &sda), disk("vm1/sdb", 10, &sdb), disk("vm2/sda", 20, &other)];
-    Names { disks, moments: Vec::new(), unread: Vec::new() }
+    Names { disks, ..Names::default() }
 }
 
 fn pick(wanted: &str) -> usize {
@@ -66,7 +66,7 @@ fn what_comes_first_may_be_left_out_where_only_one_is_meant() {
     let told = self::told("@latest");
     assert!(told.contains("vm1/sda, vm1/sdb, vm2/sda"), "{told}");
     let disks = vec![disk("vm1/sda", 0, &[("FULL-10+", "2024-01-25T10:00:00Z")])];
-    let one = Names { disks, moments: Vec::new(), unread: Vec::new() };
+    let one = Names { disks, ..Names::default() };
     assert_eq!(one.pick("@latest").unwrap().0, 0);
     assert_eq!(one.pick("latest").unwrap().0, 0);
 }
@@ -82,7 +82,7 @@ fn a_vm_whose_name_is_written_wrong_is_found() {
     );
     let vda = |path| disk(path, 0, &[("FULL-10+", "2024-01-25T10:00:00Z")]);
     let disks = vec![vda("vm1/vda"), vda("vm2/vda")];
-    let near = Names { disks, moments: Vec::new(), unread: Vec::new() }.pick("vm9@latest");
+    let near = Names { disks, ..Names::default() }.pick("vm9@latest");
     assert!(near.as_ref().is_err_and(|e| e.contains("is it vm1@latest or vm2@latest")), "{near:?}");
     let told = self::told("vn1/sdb@latest");
     assert!(told.contains("is it vm1/sdb@latest"), "{told}");
@@ -108,8 +108,7 @@ fn a_time_is_that_of_the_newest_not_later_backup() {
 #[test]
 fn the_order_of_names_does_not_decide_what_is_newest() {
     let points = [("b", "2024-01-26T10:00:00Z"), ("a", "2024-01-25T10:00:00Z")];
-    let names =
-        Names { disks: vec![disk("sda", 0, &points)], moments: Vec::new(), unread: Vec::new() };
+    let names = Names { disks: vec![disk("sda", 0, &points)], ..Names::default() };
     assert_eq!(names.pick("sda@2025-01-01").unwrap().0, 0);
 }
 
@@ -138,7 +137,7 @@ fn a_wrong_name_suggests_the_near_ones() {
 type Found = Vec<(String, usize)>;
 
 /// Each disk's name beneath the folder, its number, and what is told of others.
-fn all_of(names: &Names, wanted: &str) -> Option<(Found, Option<String>)> {
+fn all_of(names: &Names, wanted: &str) -> Option<(Found, Vec<String>)> {
     let all = names.pick_all(wanted).unwrap_or_else(|e| panic!("{wanted}: {e}"))?;
     Some((all.disks.into_iter().map(|(name, id)| (name, id.0)).collect(), all.without))
 }
@@ -150,11 +149,11 @@ fn disks(pairs: &[(&str, usize)]) -> Found {
 #[test]
 fn a_folder_is_all_disks_in_it() {
     let all = |wanted| all_of(&names(), wanted);
-    let vm = Some((disks(&[("sda", 1), ("sdb", 11)]), None));
+    let vm = Some((disks(&[("sda", 1), ("sdb", 11)]), vec![]));
     assert_eq!(all("vm1@2024-01-26"), vm);
     assert_eq!(all("/vm1/@2024-01-26"), vm);
     let store = disks(&[("vm1/sda", 2), ("vm1/sdb", 11), ("vm2/sda", 20)]);
-    assert_eq!(all("@2024-03-01"), Some((store, None)));
+    assert_eq!(all("@2024-03-01"), Some((store, vec![])));
     assert_eq!(all("vm1/sda@latest"), None, "a disk is no folder");
     assert_eq!(all("vm1/sda/INC-11"), None);
     assert_eq!(all("vm@latest"), None, "half a name is no folder");
@@ -164,17 +163,36 @@ fn a_folder_is_all_disks_in_it() {
 }
 
 #[test]
+fn all_disks_are_not_picked_where_some_may_be_out_of_sight() {
+    let mut all = names();
+    all.links = vec!["vm1/sdc".into(), "vm10/x".into()];
+    let (_, without) = all_of(&all, "vm1@latest").unwrap();
+    assert!(without.len() == 1 && without[0].ends_with("never followed: vm1/sdc"), "{without:?}");
+    all.unread = vec!["vm1/sdc".into()];
+    let told = all.pick_all("vm1@latest").unwrap_err();
+    assert!(told.contains("cannot be read: vm1/sdc") && told.contains("vm1/sda@latest"), "{told}");
+    assert!(all.pick_all("@latest").is_err());
+    assert!(all.pick_all("vm2@latest").is_ok(), "of another VM");
+    assert!(all.pick_all("vm1/sda@latest").is_ok(), "one disk");
+    let none = Names { unread: all.unread, ..Names::default() };
+    assert!(none.pick_all("@latest").unwrap_err().contains("cannot be read: vm1/sdc"));
+    let none = Names::default();
+    assert_eq!(none.pick_all("@latest"), Ok(None));
+    assert!(none.pick("@latest").unwrap_err().contains("no VM-disk backup was found"));
+}
+
+#[test]
 fn a_folder_with_disks_is_a_vm_and_what_lies_deeper_is_not_of_it() {
     let one = |path, n| disk(path, n, &[("FULL+", "2024-01-25T10:00:00Z")]);
     let paths = ["a/vm1/sda", "a/vm1/sdb", "a/vm1/old/sda", "a/vm2/sda", "b/vm2/sda", "b/x"];
     let list = paths.iter().enumerate().map(|(n, path)| one(path, n)).collect();
-    let names = Names { disks: list, moments: Vec::new(), unread: Vec::new() };
+    let names = Names { disks: list, ..Names::default() };
     let (found, without) = all_of(&names, "a/vm1@latest").unwrap();
     assert_eq!(found, disks(&[("sda", 0), ("sdb", 1)]));
-    assert!(without.is_some_and(|told| told.contains("a/vm1/old/sda")));
+    assert!(without.iter().any(|told| told.contains("a/vm1/old/sda")));
     assert_eq!(all_of(&names, "vm1@latest").unwrap().0, disks(&[("sda", 0), ("sdb", 1)]));
     let store = [("vm1/sda", 0), ("vm1/sdb", 1), ("vm1/old/sda", 2), ("vm2/sda", 3)];
-    assert_eq!(all_of(&names, "a@latest"), Some((disks(&store), None)));
+    assert_eq!(all_of(&names, "a@latest"), Some((disks(&store), vec![])));
     assert!(names.pick_all("vm2@latest").unwrap_err().contains("a/vm2, b/vm2"));
     assert_eq!(all_of(&names, "x@latest"), None, "a disk");
 }
@@ -196,10 +214,10 @@ fn what_the_view_shows_of_a_moment_is_a_name() {
     let names = Names { moments: vec![Moments::new(&vm)], ..names() };
     let (whole, early) = (format!("vm1/@times/{second}"), format!("@times/{first}/"));
     let found = all_of(&names, &whole).unwrap();
-    assert_eq!(found, (disks(&[("sda", 0), ("sdb", 10)]), None));
+    assert_eq!(found, (disks(&[("sda", 0), ("sdb", 10)]), vec![]));
     let (found, without) = all_of(&names, &early).unwrap();
     assert_eq!(found, disks(&[("sda", 0)]));
-    assert!(without.is_some_and(|told| told.contains("vm1/sdb")), "one that came later");
+    assert!(without.iter().any(|told| told.contains("vm1/sdb")), "one that came later");
     assert_eq!(names.pick(&format!("/{whole}/sdb.img")).unwrap().0, 10);
     assert_eq!(all_of(&names, &format!("{whole}/sdb.img")), None, "one disk");
     let told = |wanted: &str| names.pick(wanted).unwrap_err();
@@ -217,11 +235,8 @@ fn what_could_not_be_read_is_not_passed_over_for_what_has_the_same_name() {
     let full = [("FULL+", "2024-01-25T10:00:00Z")];
     let list = || vec![disk("archive/vm1/sda", 0, &full), disk("other/vm2/sda", 1, &full)];
     for unread in ["vm1", "deep/vm1", "vm1/sda", "vm1/sda/x"] {
-        let names = Names {
-            disks: list(),
-            moments: Vec::new(),
-            unread: vec![unread.into(), "lost".into()],
-        };
+        let names =
+            Names { disks: list(), unread: vec![unread.into(), "lost".into()], ..Names::default() };
         for wanted in ["vm1@latest", "vm1/sda@latest", "vm1/sda/FULL"] {
             // A file or a folder of a whole other name is not what is meant.
             if unread == "deep/vm1" && wanted != "vm1@latest" {
@@ -242,10 +257,10 @@ fn a_disk_whose_own_folder_holds_others_is_still_of_its_vm() {
     let full = [("FULL+", "2024-01-25T10:00:00Z")];
     let paths = ["vm1/hd0/hd0", "vm1/hd0/old/hd0", "vm1/hd1"];
     let list = paths.iter().enumerate().map(|(n, path)| disk(path, n, &full)).collect();
-    let names = Names { disks: list, moments: Vec::new(), unread: Vec::new() };
+    let names = Names { disks: list, ..Names::default() };
     let (found, without) = all_of(&names, "vm1@latest").unwrap();
     assert_eq!(found, disks(&[("hd0", 0), ("hd1", 2)]));
-    assert!(without.is_some_and(|told| told.contains("may be of another VM: vm1/hd0/old/hd0")));
+    assert!(without.iter().any(|told| told.contains("may be of another VM: vm1/hd0/old/hd0")));
 }
 
 /// Moments of a VM whose disks have these names, each with one full backup of the first second.
@@ -267,7 +282,7 @@ fn one_disk_of_a_moment_is_one_also_if_it_is_called_disk() {
     let full = [("FULL+", "2024-01-25T10:00:00Z")];
     let list = vec![disk("vm/disk", 0, &full), disk("vm/sdb", 1, &full)];
     let moments = vec![moments_of("vm", &["disk", "sdb"])];
-    let names = Names { disks: list, moments, unread: Vec::new() };
+    let names = Names { disks: list, moments, ..Names::default() };
     let link = "vm/@times/2024-01-25T10:00:00Z/disk.img";
     assert_eq!(names.pick(link).unwrap().0, 0);
     assert_eq!(all_of(&names, link), None);
@@ -281,7 +296,7 @@ fn folders_with_an_at_in_their_names_are_reached_and_never_taken_for_times() {
     let paths = ["@times/hd0", "@times/hd1", "vm/sda", "vm@2024-02-01/sda"];
     let list: Vec<Disk> = paths.iter().enumerate().map(|(n, path)| disk(path, n, &full)).collect();
     let moments = vec![moments_of("vm2", &["sda", "sdb"]), moments_of("@times", &["hd0", "hd1"])];
-    let names = Names { disks: list, moments, unread: Vec::new() };
+    let names = Names { disks: list, moments, ..Names::default() };
     assert_eq!(names.pick("@times/hd0@latest").unwrap().0, 0);
     assert_eq!(all_of(&names, "@times/hd0@latest"), None);
     assert_eq!(names.pick("vm@2024-02-01/sda@latest").unwrap().0, 3);

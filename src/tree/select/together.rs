@@ -15,8 +15,8 @@ use crate::chain::catalog::CheckpointId;
 pub struct Together {
     /// Each disk's path beneath the folder, and its restore point.
     pub disks: Vec<(String, CheckpointId)>,
-    /// What somebody might miss among them, in words; none if nothing.
-    pub without: Option<String>,
+    /// What somebody might miss among them, in words.
+    pub without: Vec<String>,
 }
 
 impl Names {
@@ -45,10 +45,11 @@ impl Names {
             ));
         }
         let folder = folder.trim_end_matches('/');
-        if folder.is_empty() && self.disks.len() == 1 {
+        if folder.is_empty() && self.disks.len() <= 1 && self.unread.is_empty() {
             return Ok(None);
         }
         let Some(folder) = self.folder(folder)? else { return Ok(None) };
+        self.refuse_unread_in(folder, when)?;
         let within = |disk| Some((disk, own_name(beneath(folder, disk)?)));
         let within: Vec<_> = self.disks.iter().filter_map(within).collect();
         let (direct, deeper): (Vec<_>, Vec<_>) =
@@ -57,11 +58,40 @@ impl Names {
         let pick = |(disk, rest): (&Disk, &str)| Ok((rest.to_owned(), disk.at(when)?));
         let disks = meant.into_iter().map(pick).collect::<Result<_, Refusal>>()?;
         let left: Vec<_> = left.iter().map(|(disk, _)| disk.path.as_str()).collect();
-        let without = (!left.is_empty()).then(|| {
+        let mut without = Vec::new();
+        if !left.is_empty() {
             let left = listed(left.iter().copied());
-            format!("without the disks in folders beneath, which may be of another VM: {left}")
-        });
+            without
+                .push(format!("the disks in folders beneath, which may be of another VM: {left}"));
+        }
+        let links: Vec<_> = self.links.iter().filter(|link| holds(folder, link)).collect();
+        if !links.is_empty() {
+            let links = listed(links.iter().map(|link| link.as_str()));
+            without.push(format!(
+                "what these symbolic links lead to, which are never followed: {links}"
+            ));
+        }
         Ok(Some(Together { disks, without }))
+    }
+
+    /// Refuses the disks of a folder where there may be more, which nobody could look at.
+    fn refuse_unread_in(&self, folder: &str, when: &str) -> Result<(), Refusal> {
+        let unread = self
+            .unread
+            .iter()
+            .filter(|unread| holds(folder, unread) || *unread == folder || holds(unread, folder));
+        let unread: Vec<_> = unread.map(String::as_str).collect();
+        if unread.is_empty() {
+            return Ok(());
+        }
+        let unread = listed(unread.iter().copied());
+        let one = self.first_in(folder).map_or_else(String::new, |disk| {
+            format!("; or take the disks one by one, such as {disk}@{when}")
+        });
+        Err(format!(
+            "there may be more disks than can be seen, for this of the source cannot be read: {unread}; \
+             try it as root{one}"
+        ))
     }
 
     /// What to say of the name of a folder with disks, `when` being what may stand behind it; none if
@@ -112,6 +142,11 @@ impl Names {
     }
 }
 
+/// Whether a path lies in a folder, or deeper.
+pub(super) fn holds(folder: &str, path: &str) -> bool {
+    folder.is_empty() || path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
+}
+
 /// The rest of a disk's path behind that of a folder that holds it.
 fn beneath<'d>(folder: &str, disk: &'d Disk) -> Option<&'d str> {
     if folder.is_empty() {
@@ -138,9 +173,10 @@ fn of_moment<'d>(disks: impl Iterator<Item = &'d Disk>, time: &str) -> Result<To
             None => later.push(disk.path.as_str()),
         }
     }
-    together.without = (!later.is_empty()).then(|| {
+    if !later.is_empty() {
         let later = listed(later.iter().copied());
-        format!("without the disks that have no restore point of that time or before: {later}")
-    });
+        let what = format!("the disks that have no restore point of that time or before: {later}");
+        together.without.push(what);
+    }
     Ok(together)
 }
