@@ -64,7 +64,23 @@ fn damage_elsewhere_does_not_count_and_what_it_spoils_is_told() {
     assert_eq!(check(&source, &["vm-root.qcow2/INC-1795161274"]).0, Some(0));
     assert_eq!(check(&source, &["vm-root.qcow2@latest"]).0, Some(1));
     let text = Run::qcowfs().args(["check", "-q"]).arg(&source).arg(INC).outcome().text();
-    assert!(text.contains("1 file checked, 1 damaged, 2 of 8 restore points spoiled"), "{text}");
+    assert!(text.contains("1 file checked, 1 damaged, 2 of 2 restore points spoiled"), "{text}");
+}
+
+#[test]
+fn only_restore_points_count_of_which_every_file_was_looked_at() {
+    let case = Case::unpack("qmpbackup-new");
+    let text = |part: &str| Run::qcowfs().arg("check").arg(case.backups()).arg(part).ok().text();
+    let told = text("vm-root.qcow2/INC-1795161277");
+    assert!(
+        told.ends_with("3 files checked, 0 damaged, 0 of 3 restore points spoiled\n"),
+        "{told}"
+    );
+    let told = text(FULL);
+    assert!(told.ends_with("1 file checked, 0 damaged, 0 of 1 restore point spoiled\n"), "{told}");
+    let told = text(INC);
+    assert!(told.contains("1 file checked, 0 damaged, 0 of 0 restore points spoiled"), "{told}");
+    assert!(told.contains("name it as `qcowfs ls` prints it"), "{told}");
 }
 
 /// An empty folder is what a file system that is not mounted leaves: no success for a timer.

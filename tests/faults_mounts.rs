@@ -18,7 +18,7 @@ use std::process::Child;
 use rustix::process::Pid;
 
 use common::layered::Layered;
-use common::mount::{is_mounted, lives};
+use common::mount::lives;
 use common::paged::{How, must_be_right, pages};
 use common::report::root_or_skip;
 use common::run::scratch;

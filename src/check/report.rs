@@ -100,7 +100,8 @@ pub struct Summary {
     pub damaged: usize,
     /// Those of them that are not damaged, and of which something is to be known.
     pub warnings: usize,
-    /// Restore points of the source, without unfinished ones.
+    /// Restore points of which every file was looked at, and those that are spoiled; without
+    /// unfinished ones.
     pub checkpoints: usize,
     /// Those of them that damage reaches.
     pub spoiled: usize,
@@ -123,7 +124,8 @@ impl Report {
             files.push(FileReport::new(shown(job), outcome.kind, outcome.findings, names));
         }
         files.sort_by(|a, b| a.path.cmp(&b.path));
-        let summary = Summary::of(&files, &points, &spoiled);
+        let verified = points.verified(&jobs.list.iter().filter_map(|job| job.file).collect());
+        let summary = Summary::of(&files, verified.union(&spoiled).count(), &spoiled);
         let checkpoints_spoiled = spoiled.iter().map(|rank| points.name(*rank)).collect();
         Self { files, checkpoints_spoiled, ignored: jobs.ignored.clone(), summary }
     }
@@ -139,13 +141,13 @@ fn shown(job: &Job) -> String {
 }
 
 impl Summary {
-    fn of(files: &[FileReport], points: &RestorePoints, spoiled: &BTreeSet<Rank>) -> Self {
+    fn of(files: &[FileReport], checkpoints: usize, spoiled: &BTreeSet<Rank>) -> Self {
         let count = |state: State| files.iter().filter(|file| file.state == state).count();
         Self {
             files: files.len(),
             damaged: count(State::Damaged),
             warnings: count(State::Warning),
-            checkpoints: points.len(),
+            checkpoints,
             spoiled: spoiled.len(),
         }
     }

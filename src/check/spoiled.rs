@@ -90,9 +90,12 @@ impl RestorePoints {
         }
     }
 
-    /// How many there are.
-    pub(super) fn len(&self) -> usize {
-        self.names.len()
+    /// Those of which every file is among `verified`.
+    pub(super) fn verified(&self, verified: &BTreeSet<FileId>) -> BTreeSet<Rank> {
+        let all = Spoiled { bytes: true, ..Spoiled::default() };
+        let others = self.users.keys().filter(|file| !verified.contains(file));
+        let in_doubt: BTreeSet<Rank> = others.flat_map(|file| self.reached(*file, &all)).collect();
+        (0..self.names.len()).filter(|rank| !in_doubt.contains(rank)).collect()
     }
 
     /// The disk's path in the view, and the checkpoint's name.

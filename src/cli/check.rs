@@ -6,7 +6,6 @@ use std::process::ExitCode;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use log::error;
 
 use super::AllowedRoots;
 use super::logging::Verbosity;
@@ -67,6 +66,10 @@ pub(super) struct CheckArgs {
     json: bool,
 }
 
+/// What is said where files alone were checked.
+const WITHOUT_CHAIN: &str = "no restore point was checked with all that it stands on: for that, name it as \
+                             `qcowfs ls` prints it";
+
 /// Checks the source and prints what was found. Failure if anything is damaged.
 pub(super) fn run(args: &CheckArgs, verbosity: Verbosity) -> Result<ExitCode> {
     let catalog = read_catalog(&args.source, &args.allowed.list)?;
@@ -89,7 +92,9 @@ pub(super) fn run(args: &CheckArgs, verbosity: Verbosity) -> Result<ExitCode> {
     let is_empty = report.summary.files == 0;
     if is_empty {
         let source = args.source.display();
-        error!("{source}: no backup was found: is the path right, and its file system mounted?");
+        super::complain(&format!(
+            "{source}: no backup was found: is the path right, and its file system mounted?"
+        ));
     }
     let is_bad = report.is_damaged() || is_empty;
     Ok(if is_bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -137,6 +142,9 @@ fn text(report: &Report, quiet: bool, painter: Painter) -> Vec<u8> {
     let tone = if report.is_damaged() { Tone::Bad } else { Tone::Good };
     out.push_str(&painter.paint(tone, &sum));
     out.push('\n');
+    if summary.checkpoints == 0 && summary.files > 0 && !quiet {
+        line(&mut out, WITHOUT_CHAIN);
+    }
     out.into_bytes()
 }
 

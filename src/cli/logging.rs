@@ -1,7 +1,7 @@
 //! Where the log goes, and how much of it.
 
+use std::collections::HashSet;
 use std::env;
-use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 use std::process;
@@ -9,8 +9,10 @@ use std::process;
 use clap::Args;
 use env_logger::{Builder, Logger, Target};
 use log::{Level, Log, Metadata, Record};
+use parking_lot::Mutex;
 use syslog::{BasicLogger, Facility, Formatter3164};
 
+use super::log_file::LogFile;
 use crate::error::{Error, Result};
 
 /// Overrides the options, in `env_logger`'s language.
@@ -61,8 +63,10 @@ impl Verbosity {
 pub(super) enum Destination {
     /// The standard error.
     Terminal,
+    /// The same, of a command that ends: what it says more than once is read once.
+    TerminalOnce,
     /// The end of a file.
-    File(File),
+    File(LogFile),
     /// The system's log, if there is one.
     Syslog,
 }
@@ -70,8 +74,7 @@ pub(super) enum Destination {
 impl Destination {
     /// Opens a file to append to.
     pub(super) fn append_to(path: &Path) -> Result<Self> {
-        let file = OpenOptions::new().append(true).create(true).open(path);
-        file.map(Self::File).map_err(|e| {
+        LogFile::open(path).map(Self::File).map_err(|e| {
             let path = path.display();
             Error::Usage(format!("{path}: the log cannot go there: {e}; name another --log-file"))
         })
@@ -86,6 +89,7 @@ pub(super) fn start(verbosity: Verbosity, destination: Destination) -> Result<()
     let filter = match destination {
         Destination::Terminal if is_journal() => builder.format(for_journal).build(),
         Destination::Terminal => builder.build(),
+        Destination::TerminalOnce => return start_once(builder.build()),
         Destination::File(file) => builder.target(Target::Pipe(Box::new(file))).build(),
         Destination::Syslog => return start_syslog(builder.build()),
     };
@@ -141,6 +145,35 @@ fn start_syslog(filter: Logger) -> Result<()> {
     set(Box::new(Filtered { filter, syslog: BasicLogger::new(logger) }))?;
     log::set_max_level(level);
     Ok(())
+}
+
+fn start_once(logger: Logger) -> Result<()> {
+    let level = logger.filter();
+    set(Box::new(Once { logger, told: Mutex::default() }))?;
+    log::set_max_level(level);
+    Ok(())
+}
+
+/// Says each thing once.
+struct Once {
+    logger: Logger,
+    told: Mutex<HashSet<String>>,
+}
+
+impl Log for Once {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.logger.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.logger.matches(record) && self.told.lock().insert(record.args().to_string()) {
+            self.logger.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        self.logger.flush();
+    }
 }
 
 fn set(logger: Box<dyn Log>) -> Result<()> {

@@ -4,6 +4,7 @@ mod background;
 mod check;
 mod diff;
 mod info;
+mod log_file;
 mod logging;
 mod ls;
 mod map;
@@ -175,7 +176,7 @@ fn run_as_helper(words: &[OsString]) -> ExitCode {
 
 fn dispatch(cli: &Cli, words: &[OsString]) -> Result<ExitCode> {
     let verbosity = cli.verbosity;
-    let to_terminal = || logging::start(verbosity, logging::Destination::Terminal);
+    let to_terminal = || logging::start(verbosity, logging::Destination::TerminalOnce);
     let done = match &cli.command {
         // These decide themselves where the log goes.
         Command::Mount(args) => {
@@ -214,6 +215,7 @@ fn advice(error: &Error) -> Option<&'static str> {
                 Some("no file there may be that long: see `ulimit -f`, or choose another place")
             }
             io::ErrorKind::ReadOnlyFilesystem => Some("choose another place"),
+            io::ErrorKind::NotADirectory => Some("a part of the path is no folder"),
             _ if source.raw_os_error() == Some(libc::EIO) => {
                 Some("`dmesg` may say more about the device")
             }

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use parking_lot::Mutex;
 
 use super::size::human_size;
@@ -12,6 +12,9 @@ use crate::restore::{Phase, Progress};
 
 /// Between two lines.
 const PAUSE: Duration = Duration::from_secs(10);
+
+const WORKING: &str = "{msg} [{bar:25}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+const WAITING: &str = "{msg} {elapsed}";
 
 /// Tells of the work on one disk after the other.
 pub(super) struct Teller {
@@ -40,11 +43,7 @@ impl Teller {
         let shows = if quiet {
             Shows::Nothing
         } else if io::stderr().is_terminal() {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template(
-                "{msg} [{bar:25}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
-            );
-            Shows::Bar(bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())))
+            Shows::Bar(ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()))
         } else {
             Shows::Lines
         };
@@ -73,10 +72,15 @@ impl Teller {
         let rate = human_size((done as f64 / seconds) as u64);
         let percent = done.saturating_mul(100) / doing.all.max(1);
         let (name, what) = (self.name.lock(), doing.what);
-        let (done, all) = (human_size(done), human_size(doing.all));
+        let left = seconds * doing.all.saturating_sub(done) as f64 / done.max(1) as f64;
+        // What would take centuries has just not begun.
+        let left = Duration::try_from_secs_f64(left.round()).unwrap_or_default();
+        let (left, done, all) = (HumanDuration(left), human_size(done), human_size(doing.all));
         // If nobody can read it, the work goes on.
-        let _unread =
-            writeln!(io::stderr(), "{what} {name}: {done} of {all} ({percent} %), {rate}/s");
+        let _unread = writeln!(
+            io::stderr(),
+            "{what} {name}: {done} of {all} ({percent} %), {rate}/s, {left} left"
+        );
     }
 }
 
@@ -91,6 +95,11 @@ impl Progress for Teller {
         let now = Instant::now();
         *self.doing.lock() = Doing { what, all: bytes, since: now, told: now };
         if let Shows::Bar(bar) = &self.shows {
+            // Nobody knows how long a disk takes to write what it was given.
+            let how = if bytes == 0 { WAITING } else { WORKING };
+            if let Ok(style) = ProgressStyle::with_template(how) {
+                bar.set_style(style);
+            }
             bar.reset();
             bar.set_length(bytes);
             bar.set_message(format!("{what} {}", self.name.lock()));
