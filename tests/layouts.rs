@@ -740,6 +740,31 @@ fn unfinished_backups_are_shown_as_such_and_nobodys_parent() {
     assert_eq!(view.parent("a/INC-1795161002"), Some("FULL-1795161000"));
 }
 
+/// rsync, and whoever else copies, gives the file its name when it is complete.
+#[test]
+fn copies_in_progress_are_no_disks_and_change_no_path_of_the_view() {
+    let source = Source::new();
+    source.image("vm1/a/FULL-1795161000-a").image("vm1/b/FULL-1795161000-b");
+    let before = source.view().order();
+    let copies = [
+        ".INC-1795161001-a.Ab12Cd",
+        "INC-1795161001-a.part",
+        "tmp.Zq81hGj0Pa",
+        ".nfs000000000013a4",
+    ];
+    for name in copies {
+        source.image(&format!("vm1/a/{name}"));
+    }
+    assert_eq!(source.view().order(), before);
+    let skipped = read_catalog(source.0.path(), &[]).expect("the source is read");
+    assert_eq!(skipped.skipped().len(), copies.len());
+    assert!(skipped.skipped().iter().all(|s| s.reason.contains("it is being copied")));
+    let one = read_catalog(&source.path("vm1/a/tmp.Zq81hGj0Pa"), &[]).expect_err("is refused");
+    assert!(one.to_string().contains("it is being copied"), "{one}");
+    source.text("qcowfs.toml", "[image.\"vm1/a/INC-1795161001-a.part\"]\nname = \"mine\"\n");
+    assert_eq!(source.view().order().len(), before.len() + 1, "declared");
+}
+
 #[test]
 fn copied_times_do_not_change_the_order_of_a_chain() {
     let source = Source::new();

@@ -16,13 +16,14 @@ mod common;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use common::content::{bytes, sha256, sha256_of};
-use common::report::say;
+use common::content::{bytes, must_equal, sha256, sha256_of};
+use common::mount::give;
+use common::report::{root_or_skip, say};
 use common::run::scratch;
 use common::source_state::SourceState;
 use common::truth::{Truth, TruthCheckpoint};
 use common::view::Checkpoint;
-use common::{Case, Run, View};
+use common::{Case, Run, User, View};
 
 const CASES: [&str; 14] = [
     "backing-chain",
@@ -194,6 +195,80 @@ fn disks_of_a_vm_that_are_not_of_the_same_time_are_told() {
     let told = restored.arg(folder.path().join("vm")).ok().stderr;
     for part in ["not of the same time: vm-data.qcow2 of 2026-", ", vm-root.qcow2 of 2026-"] {
         assert!(told.contains(part), "{part}: {told}");
+    }
+}
+
+/// A disk that lies elsewhere by a link, or in a folder that is not for everybody, is one that a
+/// restored machine would lack.
+#[test]
+fn a_disk_of_a_vm_that_is_out_of_sight_is_not_left_out_without_a_word() {
+    let case = Case::unpack("qmpbackup-new");
+    let folder = scratch();
+    let data = case.backups().join("vm-data.qcow2");
+    let elsewhere = folder.path().join("elsewhere");
+    std::fs::rename(&data, &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &data).unwrap();
+    let restored = Run::qcowfs().arg("restore").arg(case.folder()).arg("backups@latest");
+    let told = restored.arg(folder.path().join("vm")).ok().stderr;
+    assert!(told.contains("never followed: backups/vm-data.qcow2"), "{told}");
+    let empty = scratch();
+    let refused = Run::qcowfs().arg("restore").arg(empty.path()).arg("@latest");
+    let refused = refused.arg(folder.path().join("disk.raw")).outcome();
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.stderr.contains("no VM-disk backup was found"), "{}", refused.stderr);
+    if !root_or_skip("a_disk_of_a_vm_that_is_out_of_sight_is_not_left_out_without_a_word") {
+        return;
+    }
+    std::fs::remove_file(&data).unwrap();
+    std::fs::rename(&elsewhere, &data).unwrap();
+    give(&case.folder(), User::Ordinary);
+    Run::new("chown").arg("root").arg(&data).ok();
+    Run::new("chmod").arg("700").arg(&data).ok();
+    for name in ["backups@latest", "backups@2026-11-21", "@latest"] {
+        let run = Run::qcowfs().user(User::Ordinary).arg("restore").arg(case.folder()).arg(name);
+        let refused = run.arg(folder.path().join("half")).outcome();
+        assert_eq!(refused.code, Some(1), "{name}: {}", refused.stderr);
+        assert!(
+            refused.stderr.contains("cannot be read: backups/vm-data.qcow2"),
+            "{}",
+            refused.stderr
+        );
+    }
+}
+
+#[test]
+fn a_newer_backup_that_is_broken_is_told_of_and_a_file_is_a_name() {
+    let case = Case::unpack("qmpbackup-new");
+    let listed = View::listed(&case.backups()).checkpoints;
+    let mut of_root = listed.iter().filter(|c| c.disk() == Path::new("vm-root.qcow2"));
+    let newest = of_root.next_back().unwrap();
+    let before = of_root.next_back().unwrap();
+    std::fs::write(case.backups().join(newest.file()), b"cut").unwrap();
+    let folder = scratch();
+    let restore = |name: &str, to: &str| {
+        let run = Run::qcowfs().arg("restore").arg(case.backups()).arg(name);
+        run.arg(folder.path().join(to)).ok()
+    };
+    let told = restore("vm-root.qcow2@latest", "disk.raw").stderr;
+    let wanted =
+        format!("{} of this disk is newer than vm-root.qcow2/{}", newest.name(), before.name());
+    assert!(told.contains(&wanted), "{told}");
+    assert_eq!(restore("vm-data.qcow2@latest", "data.raw").stderr, "");
+    // What Tab completes.
+    let file = before.file().to_str().unwrap();
+    let by_file = restore(file, "by-file.raw");
+    assert!(
+        by_file.text().contains(&format!("vm-root.qcow2/{}", before.name())),
+        "{}",
+        by_file.text()
+    );
+    restore(case.backups().join(file).to_str().unwrap(), "by-path.raw");
+    for other in ["by-file.raw", "by-path.raw"] {
+        must_equal(
+            other,
+            &bytes(&folder.path().join(other)),
+            &bytes(&folder.path().join("disk.raw")),
+        );
     }
 }
 

@@ -89,6 +89,17 @@ fn a_killed_restore_leaves_only_what_says_that_it_is_partial() {
     assert_eq!(names(folder.path()), [partial.file_name().unwrap().to_str().unwrap()]);
     let opened = Run::new("qemu-img").args(["info", "-f", "qcow2"]).arg(&partial).outcome();
     assert_ne!(opened.code, Some(0), "half an image opens");
+    // The next one says so.
+    let small = scratch();
+    Run::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2"])
+        .arg(small.path().join("disk.qcow2"))
+        .arg("1M")
+        .ok();
+    let run = Run::qcowfs().args(["restore", "-O", "qcow2"]).arg(small.path()).arg("@latest");
+    let told = run.arg(folder.path().join("copy.qcow2")).ok().stderr;
+    assert!(told.contains("was killed left") && told.contains(partial.to_str().unwrap()), "{told}");
+    assert_eq!(names(folder.path()).len(), 2, "it is somebody's");
 }
 
 /// A file system that takes no write; it is well again, and gone, when it goes out of scope.

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use super::content::Looked;
@@ -11,6 +11,8 @@ pub use super::content::{Content, Foreign, QcowFacts, StreamFacts};
 use super::folders::{FOLDER_DEPTH, MOST_LOOKERS, list_all};
 use super::found::Seen;
 pub use super::found::{Before, FoundFile};
+use super::skipped;
+pub use super::skipped::{Skipped, Why};
 use crate::error::{Error, Result};
 use crate::layout::checkpoint_xml::CheckpointXml;
 use crate::layout::copying::is_copying;
@@ -20,9 +22,6 @@ use crate::source::{
 };
 use crate::workers;
 
-/// What is said of a copy.
-const COPYING: &str = "by its name it is being copied, or was left of that: it is shown when it has its \
-                       own name; if this is its own, declare it in qcowfs.toml (format = \"qcow2\")";
 /// Larger sidecars are not sidecars.
 const SIDECAR_LIMIT: u64 = 1 << 20;
 
@@ -37,28 +36,6 @@ pub struct FoundCheckpoint {
     pub folder: PathBuf,
     /// What it says.
     pub checkpoint: CheckpointXml,
-}
-
-/// Something in the source that is not shown, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Skipped {
-    /// Path within the source.
-    pub path: PathBuf,
-    /// Why.
-    pub reason: String,
-    /// What kind of reason that is.
-    pub why: Why,
-}
-
-/// What kept something from being shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
-    /// It should have been possible to look at it.
-    Fault,
-    /// It is a symbolic link.
-    Link,
-    /// It is nothing to be shown.
-    Rule,
 }
 
 /// Everything in the source.
@@ -163,6 +140,15 @@ impl Inventory {
     /// The file at a path within the source, or at an absolute one outside of it.
     pub fn at(&self, path: &Path) -> Option<FileId> {
         self.by_path.get(path).copied()
+    }
+
+    /// What a path may mean within the source: as it is, or as it lies in the file system.
+    pub fn paths_of(&self, path: &Path) -> Vec<PathBuf> {
+        let plain = |part: &Component<'_>| matches!(part, Component::Normal(_));
+        let real = path.canonicalize().ok();
+        let real = real.as_deref().and_then(|real| real.strip_prefix(self.root().path()).ok());
+        let real = real.map(Path::to_path_buf);
+        [Some(path.components().filter(plain).collect()), real].into_iter().flatten().collect()
     }
 
     /// What the user declares of a file.
@@ -379,7 +365,7 @@ impl Inventory {
                 continue;
             }
             if declaration.is_none() && path.file_name().is_some_and(is_copying) {
-                self.skip(&path, Why::Rule, COPYING);
+                self.skip(&path, Why::Rule, skipped::COPYING);
                 // When it gets its own name, it is known how long it has been as it is.
                 (before.is_being_written)(&path, &entry.stat);
                 continue;

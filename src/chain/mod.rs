@@ -28,5 +28,6 @@ mod named_push;
 mod outside;
 mod push;
 mod qmpbackup;
+mod skipped;
 mod state;
 mod streams;

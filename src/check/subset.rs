@@ -1,7 +1,7 @@
 //! A part of a source, as a user names it.
 
 use std::collections::BTreeSet;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use super::jobs::{Job, Jobs};
 use crate::chain::catalog::{Catalog, CheckpointId};
@@ -50,18 +50,13 @@ impl Subset {
 
     /// Adds a file or folder, named within the source or as it lies in the file system.
     fn add_path(&mut self, catalog: &Catalog, word: &Path) -> bool {
-        let root = catalog.inventory.root().path();
-        let real = word.canonicalize().ok();
-        let real = real.as_deref().and_then(|real| real.strip_prefix(root).ok());
-        let plain = |part: &Component<'_>| matches!(part, Component::Normal(_));
-        let within: PathBuf = word.components().filter(plain).collect();
-        for path in [Some(within.as_path()), real].into_iter().flatten() {
+        for path in &catalog.inventory.paths_of(word) {
             if let Some(file) = catalog.inventory.at(path) {
                 self.files.insert(file);
                 return true;
             }
             if catalog.inventory.folders().contains_key(path) {
-                self.folders.push(path.to_path_buf());
+                self.folders.push(path.clone());
                 return true;
             }
         }

@@ -171,10 +171,10 @@ fn tell(out: &mut dyn Write, name: &str, file: &InfoFile) -> io::Result<()> {
 }
 
 fn tell_partitions(out: &mut dyn Write, disk: &PartitionsInfo) -> io::Result<()> {
-    if let Some(content) = disk.content {
-        writeln!(out, "  content:    {content}, not partitioned")?;
-    }
-    let Some(table) = disk.partition_table else { return Ok(()) };
+    let Some(table) = disk.partition_table else {
+        let content = disk.content.unwrap_or("nothing that is known");
+        return writeln!(out, "  content:    {content}, not partitioned");
+    };
     writeln!(out, "  partitions: {} ({})", disk.partitions.len(), table.to_uppercase())?;
     for partition in &disk.partitions {
         let file = partition.file.as_deref().unwrap_or("-");

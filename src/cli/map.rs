@@ -39,6 +39,10 @@ pub(super) struct MapArgs {
     /// For people or for programs
     #[arg(long, value_enum, default_value = "human")]
     output: Output,
+
+    /// The same as --output=json
+    #[arg(long, conflicts_with = "output")]
+    json: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -52,8 +56,8 @@ pub(super) fn run(args: &MapArgs) -> Result<()> {
     let id = backups.pick(&args.checkpoint)?;
     let image = backups.image(id)?;
     match args.output {
-        Output::Human => print(|out| print_table(out, image)),
-        Output::Json => print(|out| print_json(out, image)),
+        Output::Human if !args.json => print(|out| print_table(out, image)),
+        _ => print(|out| print_json(out, image)),
     }
 }
 

@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::restore::{Batch, Done, Format, Options, Output, Protected, Stop, Target, refuse_unfit};
 use crate::tree::backups::Backups;
 use crate::tree::plan::rfc3339;
-use orders::{Order, orders};
+use orders::{Order, note_newer, orders};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -153,6 +153,7 @@ fn to_standard_output(
     }
     let id = backups.pick(&args.checkpoint)?;
     let image = backups.image(id)?;
+    note_newer(&args.checkpoint, backups, id, verbosity);
     let output = Output::standard(protected)?;
     // A reader that takes nothing may keep us in a write for ever. There is nothing to clean up, and
     // so no reason to wait for the end of it.

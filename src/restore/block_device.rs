@@ -59,7 +59,9 @@ impl BlockDevice {
             return Ok(());
         }
         let (path, own) = (path.display(), self.size);
-        Err(Error::Usage(format!("{path}: has {own} bytes, and the disk has {size}")))
+        Err(Error::Usage(format!(
+            "{path}: has {own} bytes, and the disk has {size}: name a larger one"
+        )))
     }
 }
 

@@ -40,6 +40,7 @@ mod verify;
 
 pub use batch::{Batch, Done, Options, refuse_unfit};
 pub use block_device::BlockDevice;
+pub use partial::left_behind;
 pub use protected::Protected;
 pub use stream::Output;
 pub use target::Target;

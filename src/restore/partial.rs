@@ -233,6 +233,27 @@ pub(super) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// What killed restores left of a file of this name: each with its size in bytes.
+pub fn left_behind(target: &Path) -> Vec<(PathBuf, u64)> {
+    let Some(name) = target.file_name() else { return Vec::new() };
+    let start = [b".", name.as_bytes(), b".qcowfs-partial-"].concat();
+    let mut left = Vec::new();
+    for entry in folder_of(target).read_dir().into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(number) = name.as_bytes().strip_prefix(start.as_slice()) else { continue };
+        let number = number.split(|byte| *byte == b'-').next().unwrap_or_default();
+        let is_running = Path::new("/proc").join(std::ffi::OsStr::from_bytes(number)).exists();
+        if let Ok(stat) = entry.metadata()
+            && stat.is_file()
+            && !is_running
+        {
+            left.push((entry.path(), stat.blocks() * 512));
+        }
+    }
+    left.sort();
+    left
+}
+
 /// An empty file beside `target`. What a killed process of the same number left stays there.
 fn create(target: &Path) -> Result<(File, PathBuf)> {
     let mut options = OpenOptions::new();

@@ -37,7 +37,14 @@ impl Target {
             }
             Err(e) => Err(fail(e)),
             Ok(_) => {
-                let real = path.canonicalize().map_err(fail)?;
+                let real = path.canonicalize().map_err(|e| match path.read_link() {
+                    Ok(to) if e.kind() == io::ErrorKind::NotFound => Error::Usage(format!(
+                        "{}: is a symbolic link to {}, which is not there: name the file itself",
+                        path.display(),
+                        to.display()
+                    )),
+                    _ => fail(e),
+                })?;
                 let kind = real.metadata().map_err(fail)?.file_type();
                 if kind.is_file() {
                     refuse_file_in_use(&real)?;

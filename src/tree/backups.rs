@@ -38,9 +38,23 @@ impl Backups {
         Ok(Self { catalog, plan, images, names })
     }
 
-    /// The one restore point that is meant.
+    /// The one restore point that is meant: by its name, or by its file.
     pub fn pick(&self, wanted: &str) -> Result<CheckpointId> {
-        self.names.pick(wanted).map_err(|e| self.not_found(e))
+        let by_name = self.names.pick(wanted);
+        by_name.or_else(|e| self.of_file(wanted).ok_or_else(|| self.not_found(e)))
+    }
+
+    /// The restore point that a file of the source is, named within it or as it lies in the file
+    /// system.
+    fn of_file(&self, wanted: &str) -> Option<CheckpointId> {
+        let files = self.catalog.inventory.paths_of(Path::new(wanted));
+        let file = files.iter().find_map(|path| self.catalog.inventory.at(path))?;
+        let points = self.plan.disks.iter().flat_map(|disk| &disk.checkpoints);
+        let mut points = points.map(|(id, _)| *id);
+        points.find(|id| {
+            let point = self.catalog.checkpoint(*id);
+            point.file == file && point.snapshot.is_none()
+        })
     }
 
     /// All disks of a VM at one moment; none if it is one restore point that is meant.
@@ -90,6 +104,14 @@ impl Backups {
             let _ = write!(what, "; the newest that is whole: {latest}");
         }
         Error::Usage(what)
+    }
+
+    /// The backups of its disk that are newer, and not whole.
+    pub fn newer_and_broken(&self, id: CheckpointId) -> Vec<&str> {
+        let Some(disk) = self.plan.disk_of(id) else { return Vec::new() };
+        let time = self.catalog.checkpoint(id).time;
+        let newer = disk.backups.iter().filter(|backup| !backup.is_whole && backup.time > time);
+        newer.map(|backup| backup.name.as_str()).collect()
     }
 
     /// Whether its chain is whole.

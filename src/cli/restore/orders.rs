@@ -9,11 +9,12 @@ use std::sync::Arc;
 use super::{RestoreArgs, is_foreign};
 use crate::chain::catalog::CheckpointId;
 use crate::cli::logging::Verbosity;
+use crate::cli::size::human_size;
 use crate::error::{Error, Result};
-use crate::restore::{Format, Target};
+use crate::restore::{Format, Target, left_behind};
 use crate::tree::backups::Backups;
 use crate::tree::missing::Missing;
-use crate::tree::plan::rfc3339;
+use crate::tree::plan::{LATEST, rfc3339};
 use crate::tree::select::Together;
 use crate::view::DiskImage;
 
@@ -43,10 +44,31 @@ pub(super) fn orders<'a>(
     format: Format,
     verbosity: Verbosity,
 ) -> Result<Vec<Order<'a>>> {
-    match backups.pick_all(&args.checkpoint)? {
-        Some(all) => all_orders(args, backups, format, verbosity, &all),
-        None => one_order(args, backups, format).map(|order| vec![order]),
+    let orders = match backups.pick_all(&args.checkpoint)? {
+        Some(all) => all_orders(args, backups, format, verbosity, &all)?,
+        None => vec![one_order(args, backups, format)?],
+    };
+    for order in &orders {
+        note_newer(&args.checkpoint, backups, order.id, verbosity);
+        for (path, bytes) in left_behind(order.target.path()) {
+            let (path, size) = (path.display(), human_size(bytes));
+            verbosity.note(&format!(
+                "a restore that was killed left {path} ({size}): if none is running elsewhere, remove it"
+            ));
+        }
     }
+    Ok(orders)
+}
+
+/// Who asks for the newest that is whole is told of a newer one that is not.
+pub(super) fn note_newer(wanted: &str, backups: &Backups, id: CheckpointId, verbosity: Verbosity) {
+    let broken = backups.newer_and_broken(id);
+    let Some(newest) = broken.last().filter(|_| wanted.ends_with(LATEST)) else { return };
+    let (name, more) = (backups.name(id), broken.len() - 1);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    verbosity.note(&format!(
+        "{newest}{more} of this disk is newer than {name}, and not whole: `qcowfs ls` says why"
+    ));
 }
 
 fn one_order<'a>(args: &RestoreArgs, backups: &'a Backups, format: Format) -> Result<Order<'a>> {
