@@ -13,6 +13,7 @@
 mod common;
 
 use std::fs::File;
+use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ use common::qcow2_writer::{CLUSTER, Overlay};
 use common::report::skipped;
 use common::shown::must_follow;
 use common::watch::holds_within;
-use common::{Mount, User};
+use common::{Mount, Run, User};
 
 #[test]
 fn a_signal_is_enough_where_nobody_watches() {
@@ -60,6 +61,34 @@ fn a_signal_refreshes_also_in_the_foreground_without_a_terminal() {
     eventually("SIGHUP", || disk(&mount, "overlay.qcow2").exists());
     mount.unmount();
     assert!(daemon.wait().expect("its end").success());
+}
+
+#[test]
+fn what_somebody_is_writing_at_the_mount_is_not_shown_until_he_is_done() {
+    let source = Source::new();
+    source.image("overlay.qcow2", Some("base.qcow2"), 2);
+    let path = source.file("overlay.qcow2");
+    let whole = std::fs::read(&path).expect("an image");
+    let (half, rest) = whole.split_at(whole.len() / 2);
+    let mut copy = File::create(&path).expect("a file");
+    copy.write_all(half).expect("half of it");
+    let listed = || listing(&source.root());
+    assert!(listed().contains("it is still being written"), "{}", listed());
+    let mount = source.mounted(&[]);
+    let new = disk(&mount, "overlay.qcow2");
+    assert!(disk(&mount, "base.qcow2").exists());
+    // Its writer may rest for longer than it takes to take a file for complete.
+    does_not_happen("half a file is shown", || new.exists());
+    copy.write_all(rest).expect("the rest");
+    drop(copy);
+    eventually("it is complete", || new.exists());
+    assert_eq!(first_byte(&new), 2);
+    assert!(!listed().contains("being written"), "{}", listed());
+    mount.unmount();
+}
+
+fn listing(source: &Path) -> String {
+    Run::qcowfs().arg("ls").arg(source).ok().text()
 }
 
 #[test]

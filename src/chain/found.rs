@@ -56,9 +56,9 @@ impl fmt::Debug for Before<'_> {
 }
 
 impl<'a> Before<'a> {
-    /// Nothing is known, and whatever is there is taken for complete.
-    pub fn nothing(nobody_writes: &'a mut impl FnMut(&Path, &FileStat) -> bool) -> Self {
-        Self { earlier: None, passed_over: None, is_being_written: nobody_writes }
+    /// Nothing is known of before.
+    pub fn nothing(is_being_written: &'a mut impl FnMut(&Path, &FileStat) -> bool) -> Self {
+        Self { earlier: None, passed_over: None, is_being_written }
     }
 
     /// The file as it was found earlier, if it is the same still.

@@ -18,7 +18,7 @@ use crate::layout::checkpoint_xml::CheckpointXml;
 use crate::layout::copying::is_copying;
 use crate::layout::sidecar::{self, Declaration, DeclaredFormat, DeclaredParent};
 use crate::source::{
-    EntryKind, FileStat, FoundEntry, LocalFiles, Located, Roots, Source, SourceRoot,
+    EntryKind, FileStat, FoundEntry, LocalFiles, Located, OpenWriters, Roots, Source, SourceRoot,
 };
 use crate::workers;
 
@@ -59,10 +59,13 @@ pub struct Inventory {
 
 impl Inventory {
     /// Looks at everything in the source. A folder or file that cannot be read is noted; only a
-    /// source that cannot be read and a wrong `qcowfs.toml` in it are errors.
+    /// source that cannot be read and a wrong `qcowfs.toml` in it are errors. What another process
+    /// has open for writing is taken for being written.
     pub fn take(roots: Arc<Roots>) -> Result<Self> {
         let local = LocalFiles::new(Arc::clone(&roots));
-        Self::look(roots, local, &mut Before::nothing(&mut |_, _| false))
+        let writers = OpenWriters::beneath(roots.source().path());
+        let mut is_being_written = |path: &Path, stat: &FileStat| writers.write_to(path, stat);
+        Self::look(roots, local, &mut Before::nothing(&mut is_being_written))
     }
 
     /// Looks at everything again. Also a folder that fails in a way which may pass (a server that

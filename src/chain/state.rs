@@ -82,8 +82,10 @@ pub(super) fn examine(
     place: &Place,
 ) -> Condition {
     let file = inventory.file(id);
-    // What its tool marks as unfinished has that as its reason, also when nobody writes to it.
+    // What its tool marks as unfinished has that as its reason, also when nobody writes to it; and so
+    // has what a VM writes to.
     if place.kind != Kind::Partial
+        && !file.is_in_use
         && let Some(path) = being_written(inventory, links, id, place)
     {
         let state = if *path == file.path {

@@ -21,8 +21,9 @@ pub(super) fn of(catalog: &Catalog, id: CheckpointId) -> Trouble<'_> {
     let State::Broken(reason) = &checkpoint.state else { return Trouble::None };
     let file = catalog.file_of(id);
     let facts = file.qcow2();
-    let is_closed =
-        facts.is_some_and(|facts| facts.header.encryption.is_some()) || file.is_in_use_now();
+    let is_closed = facts.is_some_and(|facts| facts.header.encryption.is_some())
+        || file.is_being_written
+        || file.is_in_use_now();
     // Said with its offset by the walk over its frames.
     if matches!(&file.content, Content::Stream(facts) if facts.fault.is_some()) {
         return Trouble::None;

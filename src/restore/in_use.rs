@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::sysfs::{overlapping, writable_loop_on};
 use crate::error::{Error, Result};
+use crate::processes;
 use crate::sys;
 
 /// Where QEMU locks byte 100 + n of an image it holds permission n (block/file-posix.c).
@@ -76,37 +77,13 @@ pub(super) fn refuse_device_written(number: u64, path: &Path) -> Result<()> {
 
 /// Another process that has one of these devices open for writing: its number and its name.
 fn writer_of(numbers: &BTreeSet<u64>) -> Option<(String, String)> {
-    let own = std::process::id().to_string();
-    let processes = Path::new("/proc").read_dir().into_iter().flatten().flatten();
-    let mut others = processes.filter_map(|process| {
-        let number = process.file_name().to_string_lossy().into_owned();
-        let is_other = number.starts_with(|c: char| c.is_ascii_digit()) && number != own;
-        is_other.then(|| (number, process.path()))
-    });
-    let (number, process) =
-        others.find(|(_, process)| writes_to(process, |number| numbers.contains(&number)))?;
-    let program = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
-    Some((number, program.trim().to_owned()))
-}
-
-/// Whether a process has a block device of such a number open for writing.
-fn writes_to(process: &Path, is_meant: impl Fn(u64) -> bool) -> bool {
-    let open = process.join("fd").read_dir().into_iter().flatten().flatten();
-    open.into_iter().any(|open| {
-        // What lies elsewhere is not asked what it is: a dead network share would not answer.
-        let is_device = || std::fs::read_link(open.path()).is_ok_and(|to| to.starts_with("/dev"));
-        let is_meant = || {
-            let stat = std::fs::metadata(open.path());
-            stat.is_ok_and(|stat| stat.file_type().is_block_device() && is_meant(stat.rdev()))
+    let is_meant = |path: &Path, link: &Path| {
+        let is_it = |stat: std::fs::Metadata| {
+            stat.file_type().is_block_device() && numbers.contains(&stat.rdev())
         };
-        is_device() && is_meant() && is_writable(&process.join("fdinfo").join(open.file_name()))
-    })
-}
-
-/// Whether `/proc/PID/fdinfo/N` says so.
-fn is_writable(info: &Path) -> bool {
-    let text = std::fs::read_to_string(info).unwrap_or_default();
-    let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
-    let flags = flags.and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok());
-    flags.is_some_and(|flags| flags & rustix::fs::OFlags::ACCMODE.bits() != 0)
+        path.starts_with("/dev") && std::fs::metadata(link).is_ok_and(is_it)
+    };
+    let writer = processes::others().find(|process| process.written(is_meant).next().is_some())?;
+    let program = writer.program();
+    Some((writer.number, program))
 }

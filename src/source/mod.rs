@@ -9,6 +9,7 @@ mod local;
 mod memory;
 mod root;
 mod roots;
+mod writers;
 
 use std::fmt;
 use std::fs::File;
@@ -20,6 +21,7 @@ pub use local::{LocalFile, LocalFiles};
 pub use memory::MemoryFile;
 pub use root::{EntryKind, FileStat, FoundEntry, SourceRoot};
 pub use roots::{Located, Roots};
+pub use writers::OpenWriters;
 
 use crate::error::{Error, Result};
 

@@ -78,14 +78,18 @@ impl Place {
 }
 
 impl Live {
-    /// Looks at a source for the first time. All that is there counts as complete.
+    /// Looks at a source for the first time. What nobody is seen to write to counts as complete.
     pub fn new(source: &Path, options: &ViewOptions) -> Result<Self> {
         let begun = Instant::now();
         let place = Place::of(source)?;
         let catalog = super::read_catalog(source, &options.allowed)?;
         let mut settling = Settling::default();
         for (_, file) in catalog.inventory.files() {
-            settling.is_complete(&file.stat);
+            if file.is_being_written {
+                settling.is_open(&file.stat, begun);
+            } else {
+                settling.is_complete(&file.stat);
+            }
         }
         let caches = Caches::new(options.caches);
         let mut inodes = Inodes::default();

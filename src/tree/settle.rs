@@ -3,8 +3,8 @@
 //! A backup tool writes for minutes or hours, and what it has written so far may well have a sound
 //! header. Only some give the file its name at the end. So a file that is new, or changed since the
 //! last look, is left alone until its size and time have stayed the same for a while, and until its
-//! writer has closed it where a watcher sees that. All that was there at the first look counts as
-//! complete: nobody knows of its writers.
+//! writer has closed it where a watcher sees that. What was there at the first look counts as
+//! complete, unless a process was seen to have it open for writing.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -92,6 +92,14 @@ impl Settling {
         let Self { files, round } = self;
         let (size, mtime, round) = (stat.size, stat.mtime, *round);
         files.insert(stat.id, Seen { size, mtime, due: None, doublings: 0, round });
+    }
+
+    /// A file that somebody has open for writing.
+    pub(super) fn is_open(&mut self, stat: &FileStat, now: Instant) {
+        self.is_complete(stat);
+        if let Some(seen) = self.files.get_mut(&stat.id) {
+            seen.due = Some(now + PATIENCE);
+        }
     }
 
     /// A new look at everything begins.
