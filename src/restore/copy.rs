@@ -65,10 +65,11 @@ impl Copy<'_> {
         let parts = self.image.parts(unit.clone());
         let mut writer = self.sink.unit(unit.clone());
         let data = if self.never_shares.load(Ordering::Relaxed) {
-            self.rounded(&parts, &unit)
+            parts.iter().filter(|part| has_data(part)).map(|part| part.range.clone()).collect()
         } else {
             self.share(&parts, writer.as_mut())?
         };
+        let data = self.rounded(data, &unit);
         let mut next = unit.start;
         for range in &data {
             self.zero(next..range.start, writer.as_mut(), &parts)?;
@@ -77,17 +78,17 @@ impl Copy<'_> {
         }
         self.zero(next..unit.end, writer.as_mut(), &parts)?;
         writer.finish()?;
-        let is_hole = |part: &Part<'_>| matches!(part.content, Content::Hole);
-        Ok(if parts.iter().all(is_hole) { Unit::Empty } else { Unit::Filled })
+        Ok(if parts.iter().any(has_data) { Unit::Filled } else { Unit::Empty })
     }
 
-    /// The ranges with data, in whole multiples of what the sink takes.
-    fn rounded(&self, parts: &[Part<'_>], unit: &Range<u64>) -> Vec<Range<u64>> {
+    /// Ranges in whole multiples of what the sink takes. What is shared is such multiples: they do not
+    /// reach into it.
+    fn rounded(&self, ranges: Vec<Range<u64>>, unit: &Range<u64>) -> Vec<Range<u64>> {
         let grain = self.sink.granularity();
-        let mut data: Vec<Range<u64>> = Vec::new();
-        for part in parts.iter().filter(|part| !matches!(part.content, Content::Hole)) {
-            let start = part.range.start - part.range.start % grain;
-            let end = part.range.end.next_multiple_of(grain).min(unit.end);
+        let mut data: Vec<Range<u64>> = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            let start = range.start - range.start % grain;
+            let end = range.end.next_multiple_of(grain).min(unit.end);
             match data.last_mut() {
                 Some(last) if start <= last.end => last.end = end,
                 _ => data.push(start..end),
@@ -181,6 +182,10 @@ impl Copy<'_> {
         }
         Ok(())
     }
+}
+
+fn has_data(part: &Part<'_>) -> bool {
+    !matches!(part.content, Content::Hole)
 }
 
 /// An error that tells which range of the disk cannot be read, and what to do.

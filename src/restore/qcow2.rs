@@ -9,6 +9,7 @@
 
 mod finish;
 mod pack;
+mod unused;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -20,10 +21,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use self::pack::Packer;
+use self::unused::Unused;
 use super::copy::BUFFER;
 use super::sink::{Sink, UnitWriter, runs};
 use super::units::UNIT;
 use crate::error::{Error, Result};
+use crate::source::{Cloned, Source};
 
 /// The usual cluster size.
 const LEAST_BITS: u32 = 16;
@@ -51,6 +54,7 @@ pub(super) struct Qcow2File<'a> {
     /// Of each run of compressed clusters: the first cluster of the file, and how many lie in it
     /// and in those that follow.
     packed: Mutex<Vec<(u64, Vec<u16>)>>,
+    unused: Unused,
 }
 
 impl<'a> Qcow2File<'a> {
@@ -74,6 +78,7 @@ impl<'a> Qcow2File<'a> {
             next: AtomicU64::new(1 << bits),
             tables: Mutex::default(),
             packed: Mutex::default(),
+            unused: Unused::default(),
         })
     }
 
@@ -83,6 +88,12 @@ impl<'a> Qcow2File<'a> {
 
     /// Takes as many clusters as these bytes need, and returns where the first one starts.
     fn take(&self, bytes: u64) -> u64 {
+        let bytes = bytes.next_multiple_of(self.cluster());
+        self.unused.take(bytes).unwrap_or_else(|| self.append(bytes))
+    }
+
+    /// The same, at the end of the file.
+    fn append(&self, bytes: u64) -> u64 {
         self.next.fetch_add(bytes.next_multiple_of(self.cluster()), Ordering::Relaxed)
     }
 
@@ -125,6 +136,10 @@ impl Sink for Qcow2File<'_> {
 
     fn zero(&self, _: Range<u64>) -> Result<()> {
         Ok(())
+    }
+
+    fn shares(&self) -> bool {
+        !self.compressed
     }
 
     fn finish(&self) -> Result<()> {
@@ -219,6 +234,18 @@ impl UnitWriter for Qcow2Unit<'_> {
 
     fn zero(&mut self, _: Range<u64>) -> Result<()> {
         Ok(())
+    }
+
+    fn share(&mut self, file: &dyn Source, from: u64, range: Range<u64>) -> Result<Cloned> {
+        let len = range.end - range.start;
+        let host = self.sink.take(len);
+        let cloned = file.clone_to(from..from + len, self.sink.file, host);
+        if let Ok(Cloned::Yes) = cloned {
+            self.point(range.start, host, usize::try_from(len).unwrap_or(0));
+        } else {
+            self.sink.unused.give_back(host..host + len);
+        }
+        cloned
     }
 
     fn finish(mut self: Box<Self>) -> Result<()> {

@@ -62,11 +62,15 @@ impl Qcow2File<'_> {
             }
             (blocks, tables) = (more.max(blocks), table.max(tables));
         }
-        let first = self.take((blocks + tables) * cluster);
+        let first = self.append((blocks + tables) * cluster);
         let table = first + blocks * cluster;
         let addresses: Vec<u64> = (0..blocks).map(|n| first + n * cluster).collect();
         self.write(table, &big_endian(&addresses))?;
         let mut packed = std::mem::take(&mut *self.packed.lock());
+        for unused in self.unused.drain() {
+            let count = usize::try_from((unused.end - unused.start) / cluster).unwrap_or(0);
+            packed.push((unused.start / cluster, vec![0; count]));
+        }
         packed.sort_by_key(|(first, _)| *first);
         let each = packed.into_iter().flat_map(|(first, run)| (first..).zip(run));
         let mut each = each.peekable();
