@@ -267,8 +267,6 @@ fn a_block_device_reads_as_the_disk_and_behind_it_as_before() {
     let point = "vm-root.qcow2@latest";
     let refused = restore(&case.backups(), point, &device.0).outcome();
     assert!(refused.stderr.contains("is a block device: say --force"), "{}", refused.stderr);
-    let refused = restore(&case.backups(), point, &device.0).args(["-f", "-O", "qcow2"]).outcome();
-    assert!(refused.stderr.contains("only a raw disk"), "{}", refused.stderr);
     must_equal("refused", &bytes(&file), &vec![0xa5; size + MIB]);
 
     let told = restore(&case.backups(), point, &device.0).args(["--force", "--verify"]).ok().text();
@@ -281,6 +279,47 @@ fn a_block_device_reads_as_the_disk_and_behind_it_as_before() {
     let small = Loop::of(&file);
     let refused = restore(&case.backups(), point, &small.0).arg("--force").outcome();
     assert!(refused.stderr.contains("has 1048576 bytes, and the disk has"), "{}", refused.stderr);
+}
+
+/// As oVirt and others have their disks: an image on a logical volume.
+#[test]
+fn a_block_device_holds_an_image_whatever_was_on_it() {
+    if !root_or_skip("a_block_device_holds_an_image_whatever_was_on_it") {
+        return;
+    }
+    let case = Case::unpack("qmpbackup-new");
+    let folder = scratch();
+    let oracle = folder.path().join("oracle");
+    let point = "vm-root.qcow2@2026-11-20T07:54:37Z";
+    restore(&case.backups(), point, &oracle).ok();
+    let backing = folder.path().join("device");
+    let device = || {
+        std::fs::write(&backing, vec![0xa5; 16 * MIB]).unwrap();
+        Loop::of(&backing)
+    };
+    for words in [&["-O", "qcow2"][..], &["-O", "qcow2", "--compress"]] {
+        let device = device();
+        let told = restore(&case.backups(), point, &device.0).args(words).args(["-f", "--verify"]);
+        let told = told.ok().text();
+        assert!(told.contains("(qcow2") && !told.contains("left as they are"), "{told}");
+        Run::new("qemu-img").args(["check", "-q", "-f", "qcow2"]).arg(&device.0).ok();
+        let compare = Run::new("qemu-img").args(["compare", "-q", "-f", "qcow2", "-F", "raw"]);
+        compare.arg(&device.0).arg(&oracle).ok();
+    }
+    // One that is too small is as it was.
+    std::fs::write(&backing, vec![0xa5; MIB]).unwrap();
+    let small = Loop::of(&backing);
+    let refused = restore(&case.backups(), point, &small.0).args(["-f", "-O", "qcow2"]).outcome();
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.stderr.contains("and the image may take"), "{}", refused.stderr);
+    assert!(bytes(&small.0).iter().all(|byte| *byte == 0xa5), "it was written to");
+    // Whether compressed clusters fit is known too late: what is there then looks like no disk.
+    let refused =
+        restore(&case.backups(), point, &small.0).args(["-f", "-O", "qcow2", "--compress"]);
+    let refused = refused.outcome();
+    assert_eq!(refused.code, Some(1), "{}", refused.text());
+    assert!(refused.stderr.contains("holds no usable disk now"), "{}", refused.stderr);
+    assert!(bytes(&small.0).starts_with(&[0; 4096]), "it looks like a disk");
 }
 
 #[test]

@@ -3,17 +3,18 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use super::block_device::BlockDevice;
 use super::copy::{Copied, copy};
 use super::device::Device;
 use super::folders::NewFolders;
 use super::partial::{Partial, folder_of};
 use super::protected::Protected;
-use super::qcow2::Qcow2File;
+use super::qcow2::{Qcow2File, room};
 use super::raw::RawFile;
 use super::sink::Sink;
 use super::target::Target;
 use super::units::Stop;
-use super::verify::{verify_bytes, verify_qcow2};
+use super::verify::{verify_bytes, verify_qcow2, verify_qcow2_on_device};
 use super::{Format, Phase, Progress};
 use crate::error::{Error, Result};
 use crate::view::{DiskImage, LostReads};
@@ -82,10 +83,16 @@ impl<'a> Batch<'a> {
                 let file = device.open(path)?;
                 // What it is made of may be something else by now, too.
                 self.protected.refuse_device(path, device.number)?;
-                device.refuse_larger(image.size(), path)?;
-                let copied = self.write_device(image, &file, path, progress)?;
+                refuse_larger(image, path, device, self.options.format)?;
+                let copied = match self.options.format {
+                    Format::Raw => self.write_device(image, &file, path, progress)?,
+                    Format::Qcow2 { compressed } => {
+                        self.write_image_on_device(image, &file, path, compressed, progress)?
+                    }
+                };
                 self.devices.push(path.clone());
-                (copied, device.size - image.size())
+                let is_raw = self.options.format == Format::Raw;
+                (copied, if is_raw { device.size - image.size() } else { 0 })
             }
             Target::New(path) | Target::File(path) => {
                 let partial = Partial::new(path, matches!(target, Target::File(_)))?;
@@ -112,16 +119,45 @@ impl<'a> Batch<'a> {
         let copied = self.fill(image, &sink, progress).map_err(spoiled)?;
         let verified =
             self.verify(image, progress, || verify_bytes(image, file, path, &self.stop, progress));
+        self.judge(verified, path, || sink.spoil()).map(|()| copied)
+    }
+
+    /// Writes a disk as an image to a device that is open.
+    pub(super) fn write_image_on_device(
+        &self,
+        image: &DiskImage,
+        file: &File,
+        path: &Path,
+        compressed: bool,
+        progress: &dyn Progress,
+    ) -> Result<Copied> {
+        let spoiled = |e: Error| spoiled(path, &e);
+        let sink = Qcow2File::on_device(file, path.to_path_buf(), image.size(), compressed);
+        let sink = sink.map_err(spoiled)?;
+        let copied = self.fill(image, &sink, progress).map_err(spoiled)?;
+        let verified = self.verify(image, progress, || {
+            verify_qcow2_on_device(image, file, path, &self.stop, progress)
+        });
+        self.judge(verified, path, || sink.spoil()).map(|()| copied)
+    }
+
+    /// What the verification of a device came to.
+    fn judge(
+        &self,
+        verified: Result<()>,
+        path: &Path,
+        spoil: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
         match verified {
-            Ok(()) => Ok(copied),
+            Ok(()) => Ok(()),
             Err(e) if self.stop.check().is_err() => {
                 let path = path.display();
                 Err(Error::Usage(format!("{e}; {path} holds all of the disk, not yet verified")))
             }
             Err(e) => {
                 // If it cannot be cleared, it is told all the same what it is.
-                let _cleared = sink.spoil();
-                Err(spoiled(e))
+                let _cleared = spoil();
+                Err(spoiled(path, &e))
             }
         }
     }
@@ -217,12 +253,31 @@ fn half_done(error: &Error, new: &[PathBuf], files: usize) -> Error {
 /// then, but what was on a device would be gone.
 pub fn refuse_unfit(image: &DiskImage, target: &Target, format: Format) -> Result<()> {
     let Target::Device(path, device) = target else { return Ok(()) };
-    if format != Format::Raw {
-        let what = "on a block device only a raw disk makes sense";
-        return Err(Error::Usage(format!("{}: {what}", path.display())));
-    }
-    device.refuse_larger(image.size(), path)?;
+    refuse_larger(image, path, device, format)?;
     refuse_lost(image).map_err(|e| Error::Usage(format!("{}: {e}", path.display())))
+}
+
+/// Refuses what a device has no room for. How small compressed clusters become is known when they are.
+fn refuse_larger(
+    image: &DiskImage,
+    path: &Path,
+    device: &BlockDevice,
+    format: Format,
+) -> Result<()> {
+    match format {
+        Format::Raw => device.refuse_larger(image.size(), path),
+        Format::Qcow2 { compressed: true } => Ok(()),
+        Format::Qcow2 { compressed: false } => {
+            let (room, size) = (room(image)?, device.size);
+            if room <= size {
+                return Ok(());
+            }
+            let path = path.display();
+            let what =
+                format!("has {size} bytes, and the image may take {room}: name a larger one");
+            Err(Error::Usage(format!("{path}: {what}")))
+        }
+    }
 }
 
 /// Refuses a disk of which something is lost, if that fails.

@@ -9,9 +9,11 @@
 
 mod finish;
 mod pack;
+mod room;
 mod unused;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -21,6 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use self::pack::Packer;
+pub(super) use self::room::room;
 use self::unused::Unused;
 use super::copy::BUFFER;
 use super::sink::{Sink, UnitWriter, runs};
@@ -39,6 +42,8 @@ const COPIED: u64 = 1 << 63;
 const COMPRESSED: u64 = 1 << 62;
 const ENTRY: u64 = 8;
 const SECTOR: u64 = 512;
+/// What is cleared of a device: labels and superblocks of most kinds lie in as many bytes of its start.
+const EDGE: u64 = 1 << 20;
 
 /// An image in the making.
 pub(super) struct Qcow2File<'a> {
@@ -47,6 +52,8 @@ pub(super) struct Qcow2File<'a> {
     bits: u32,
     virtual_size: u64,
     compressed: bool,
+    /// What is not written there is what was there before, and no zeros.
+    is_device: bool,
     /// Where the next cluster of the file starts.
     next: AtomicU64,
     /// Where the L2 tables are.
@@ -60,26 +67,39 @@ pub(super) struct Qcow2File<'a> {
 impl<'a> Qcow2File<'a> {
     /// An image of a disk of `size` bytes in an empty file. `path` is what to call it in messages.
     pub(super) fn new(file: &'a File, path: PathBuf, size: u64, compressed: bool) -> Result<Self> {
-        let fits = |bits: &u32| size.div_ceil(reach(*bits)) <= MOST_L1_ENTRIES;
-        let bits = (LEAST_BITS..=MOST_BITS).find(fits).ok_or_else(|| {
-            let most = MOST_L1_ENTRIES * reach(MOST_BITS);
-            Error::Usage(format!(
-                "a disk of {size} bytes is too large for a qcow2 image, which takes up to {most}: \
-                 say -O raw"
-            ))
-        })?;
+        let bits = bits_for(size)?;
         Ok(Self {
             file,
             path,
             bits,
             virtual_size: size.next_multiple_of(SECTOR),
             compressed,
+            is_device: false,
             // The header's.
             next: AtomicU64::new(1 << bits),
             tables: Mutex::default(),
             packed: Mutex::default(),
             unused: Unused::default(),
         })
+    }
+
+    /// The same on a block device, whose start is cleared: without the header, and with nothing of
+    /// what was there, it looks like no disk.
+    pub(super) fn on_device(
+        device: &'a File,
+        path: PathBuf,
+        size: u64,
+        compressed: bool,
+    ) -> Result<Self> {
+        let image = Self { is_device: true, ..Self::new(device, path, size, compressed)? };
+        image.spoil()?;
+        Ok(image)
+    }
+
+    /// Makes what is on the device no image.
+    pub(super) fn spoil(&self) -> Result<()> {
+        self.write(0, &vec![0; usize::try_from(EDGE).unwrap_or(0)])?;
+        self.file.sync_all().map_err(|e| Error::io(&self.path, e))
     }
 
     fn cluster(&self) -> u64 {
@@ -97,6 +117,17 @@ impl<'a> Qcow2File<'a> {
         self.next.fetch_add(bytes.next_multiple_of(self.cluster()), Ordering::Relaxed)
     }
 
+    /// The same for a table, of which not all is written: the rest is zeros.
+    fn take_table(&self, bytes: u64) -> Result<u64> {
+        let (at, end) = (self.take(bytes), bytes.next_multiple_of(self.cluster()));
+        if self.is_device {
+            let zeros = vec![0; usize::try_from(self.cluster()).unwrap_or(0)];
+            let mut clusters = (0..end).step_by(zeros.len());
+            clusters.try_for_each(|from| self.write(at + from, &zeros))?;
+        }
+        Ok(at)
+    }
+
     fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
         self.file.write_all_at(bytes, at).map_err(|e| Error::io_at(&self.path, at, e))
     }
@@ -104,13 +135,23 @@ impl<'a> Qcow2File<'a> {
     /// Writes entries of the L2 table that maps the cluster `first` of the disk and those after it.
     fn write_entries(&self, first: u64, entries: &[u64]) -> Result<()> {
         let in_table = reach(self.bits) / self.cluster();
-        let table = *self
-            .tables
-            .lock()
-            .entry(first / in_table)
-            .or_insert_with(|| self.take(self.cluster()));
+        let table = match self.tables.lock().entry(first / in_table) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(new) => *new.insert(self.take_table(self.cluster())?),
+        };
         self.write(table + first % in_table * ENTRY, &big_endian(entries))
     }
+}
+
+/// The size of the clusters of an image of a disk of `size` bytes, as a power of two.
+fn bits_for(size: u64) -> Result<u32> {
+    let fits = |bits: &u32| size.div_ceil(reach(*bits)) <= MOST_L1_ENTRIES;
+    (LEAST_BITS..=MOST_BITS).find(fits).ok_or_else(|| {
+        let most = MOST_L1_ENTRIES * reach(MOST_BITS);
+        Error::Usage(format!(
+            "a disk of {size} bytes is too large for a qcow2 image, which takes up to {most}: say -O raw"
+        ))
+    })
 }
 
 /// Bytes of the disk that one L2 table maps.
@@ -139,7 +180,7 @@ impl Sink for Qcow2File<'_> {
     }
 
     fn shares(&self) -> bool {
-        !self.compressed
+        !self.compressed && !self.is_device
     }
 
     fn finish(&self) -> Result<()> {

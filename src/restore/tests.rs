@@ -39,6 +39,7 @@ pub(super) fn disk_bytes() -> Vec<u8> {
 /// Changes a byte of the file once it was written, or has the work stopped then.
 struct Spoiler<'a> {
     file: &'a File,
+    at: u64,
     stop: Option<Stop>,
 }
 
@@ -47,7 +48,7 @@ impl Progress for Spoiler<'_> {
         match &self.stop {
             _ if phase != Phase::Verify => {}
             Some(stop) => stop.flag().store(true, std::sync::atomic::Ordering::Relaxed),
-            None => self.file.write_all_at(b"x", 45_000).unwrap(),
+            None => self.file.write_all_at(b"x", self.at).unwrap(),
         }
     }
 
@@ -63,7 +64,7 @@ fn a_device_with_a_wrong_byte_looks_like_no_disk() {
         file.set_len(100_000).unwrap();
         let stop = Stop::default();
         let batch = Batch::new(options, &protected, stop.clone());
-        let spoiler = Spoiler { file: &file, stop: is_stopped.then_some(stop) };
+        let spoiler = Spoiler { file: &file, at: 45_000, stop: is_stopped.then_some(stop) };
         let told = batch.write_device(&disk(), &file, Path::new("it"), &spoiler);
         let told = told.unwrap_err().to_string();
         let mut seen = vec![0; 100_000];
@@ -77,6 +78,36 @@ fn a_device_with_a_wrong_byte_looks_like_no_disk() {
             assert!(seen.iter().all(|byte| *byte == 0), "it looks whole");
         }
     }
+}
+
+#[test]
+fn an_image_on_a_device_with_a_wrong_byte_looks_like_none() {
+    let options = Options { format: Format::Qcow2 { compressed: false }, verify: true };
+    let protected = Protected::nothing();
+    let file = tempfile::tempfile().unwrap();
+    file.write_all_at(&[0xa5; 2 << 20], 0).unwrap();
+    let batch = Batch::new(options, &protected, Stop::default());
+    let write = |progress: &dyn Progress| {
+        batch.write_image_on_device(&disk(), &file, Path::new("it"), false, progress)
+    };
+    write(&Silent).unwrap();
+    // The first cluster of the disk lies behind the header's.
+    let told = write(&Spoiler { file: &file, at: 65_536 + 45_000, stop: None }).unwrap_err();
+    let told = told.to_string();
+    assert!(told.contains("byte 45000 is not") && told.contains("no usable disk now"), "{told}");
+    let mut seen = vec![1; 1 << 20];
+    file.read_exact_at(&mut seen, 0).unwrap();
+    assert!(seen.iter().all(|byte| *byte == 0), "it looks whole");
+}
+
+#[test]
+fn an_image_takes_no_more_room_than_it_is_said_to() {
+    let file = tempfile::tempfile().unwrap();
+    let image = qcow2::Qcow2File::new(&file, "it".into(), 100_000, false).unwrap();
+    let copied = copy::copy(&disk(), &image, &Stop::default(), &Silent).unwrap();
+    sink::Sink::finish(&image).unwrap();
+    assert_eq!((copied.written, copied.cloned), (65_536, 0));
+    assert_eq!(file.metadata().unwrap().len(), qcow2::room(&disk()).unwrap());
 }
 
 #[test]

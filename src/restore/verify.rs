@@ -1,9 +1,10 @@
 //! What was written, read again and compared with the disk.
 
 use std::fs::File;
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{Advice, SeekFrom, fadvise, seek};
@@ -16,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::layer::clusters::ClusterCache;
 use crate::layer::qcow2::{Header, Qcow2Image, Qcow2Layer};
 use crate::map::{ChainMap, MapCache, Node, NodeId};
-use crate::source::{LocalFiles, Roots};
+use crate::source::{Allocation, AllocationState, LocalFiles, Roots, Source};
 use crate::view::{Content, DiskImage};
 
 /// Bytes that are compared at a time.
@@ -75,7 +76,7 @@ pub(super) fn verify_bytes(
     compare(image, &Bytes { file, path }, path, stop, progress)
 }
 
-/// Compares an image, read as any other image is, with a disk.
+/// Compares an image in a file, read as any other image is, with a disk.
 pub(super) fn verify_qcow2(
     image: &DiskImage,
     partial: &Partial,
@@ -87,6 +88,26 @@ pub(super) fn verify_qcow2(
     let roots = Arc::new(Roots::open(folder_of(path), &[])?);
     let name = path.file_name().unwrap_or_default();
     let file = Arc::new(LocalFiles::new(roots).open(Path::new(name))?);
+    compare(image, &disk_of(file)?, partial.target(), stop, progress)
+}
+
+/// The same of one on a device.
+pub(super) fn verify_qcow2_on_device(
+    image: &DiskImage,
+    device: &File,
+    path: &Path,
+    stop: &Stop,
+    progress: &dyn Progress,
+) -> Result<()> {
+    forget(device);
+    let fail = |e| Error::io(path, e);
+    let file = device.try_clone().map_err(fail)?;
+    let len = seek(&file, SeekFrom::End(0)).map_err(|e| Error::io(path, e))?;
+    let file = Arc::new(DeviceBytes { file, path: path.to_path_buf(), len });
+    compare(image, &disk_of(file)?, path, stop, progress)
+}
+
+fn disk_of(file: Arc<dyn Source>) -> Result<Image> {
     let header = Header::read(file.as_ref())?;
     let written = Qcow2Image::new(file, header, None, Arc::new(ClusterCache::new(CACHE)))?;
     let layer = Arc::new(Qcow2Layer::active(&written));
@@ -94,8 +115,50 @@ pub(super) fn verify_qcow2(
     let node = Node { layer, parent: None };
     let map = ChainMap::new(vec![node], Arc::new(MapCache::new(CACHE)));
     let map = map.map_err(|e| Error::Usage(e.to_string()))?;
-    let written = Image(DiskImage::new(Arc::new(map), NodeId(0), size));
-    compare(image, &written, partial.target(), stop, progress)
+    Ok(Image(DiskImage::new(Arc::new(map), NodeId(0), size)))
+}
+
+/// A device that an image was written to.
+#[derive(Debug)]
+struct DeviceBytes {
+    file: File,
+    path: PathBuf,
+    len: u64,
+}
+
+impl Source for DeviceBytes {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn allocated(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        let mut done = 0;
+        while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            match self.file.read_at(rest, offset + done as u64) {
+                Ok(0) => break,
+                Ok(len) => done += len,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Error::io_at(&self.path, offset, e)),
+            }
+        }
+        Ok(done)
+    }
+
+    fn allocation(&self, range: Range<u64>) -> Result<Vec<Allocation>> {
+        Ok(vec![Allocation { range, state: AllocationState::Data }])
+    }
+
+    fn knows_unwritten(&self) -> bool {
+        false
+    }
 }
 
 /// What is read shall come from the disk, and not from memory.

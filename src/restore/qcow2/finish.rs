@@ -30,15 +30,17 @@ impl Qcow2File<'_> {
         let l1 = self.write_l1(l1_entries)?;
         let (refcounts, refcount_clusters) = self.write_refcounts()?;
         let sync = || self.file.sync_all().map_err(|e| Error::io(&self.path, e));
-        let end = self.next.load(Ordering::Relaxed);
-        self.file.set_len(end).map_err(|e| Error::io(&self.path, e))?;
+        if !self.is_device {
+            let end = self.next.load(Ordering::Relaxed);
+            self.file.set_len(end).map_err(|e| Error::io(&self.path, e))?;
+        }
         sync()?;
         self.write(0, &self.header(&Places { l1, l1_entries, refcounts, refcount_clusters }))?;
         sync()
     }
 
     fn write_l1(&self, entries: u64) -> Result<u64> {
-        let at = self.take(entries * ENTRY);
+        let at = self.take_table(entries * ENTRY)?;
         for (number, table) in &*self.tables.lock() {
             self.write(at + number * ENTRY, &big_endian(&[COPIED | table]))?;
         }
@@ -51,21 +53,15 @@ impl Qcow2File<'_> {
         let cluster = self.cluster();
         let in_block = cluster / REFCOUNT;
         let used = self.next.load(Ordering::Relaxed) / cluster;
-        // The blocks have refcounts, too, and so has the table.
-        let (mut blocks, mut tables) = (0, 0);
-        loop {
-            let all = used + blocks + tables;
-            let (more, table) =
-                (all.div_ceil(in_block), (all.div_ceil(in_block) * ENTRY).div_ceil(cluster));
-            if (more, table) == (blocks, tables) {
-                break;
-            }
-            (blocks, tables) = (more.max(blocks), table.max(tables));
-        }
+        let (blocks, tables) = refcount_clusters(used, cluster);
         let first = self.append((blocks + tables) * cluster);
         let table = first + blocks * cluster;
         let addresses: Vec<u64> = (0..blocks).map(|n| first + n * cluster).collect();
-        self.write(table, &big_endian(&addresses))?;
+        let whole = |mut bytes: Vec<u8>| {
+            bytes.resize(bytes.len().next_multiple_of(usize::try_from(cluster).unwrap_or(1)), 0);
+            bytes
+        };
+        self.write(table, &whole(big_endian(&addresses)))?;
         let mut packed = std::mem::take(&mut *self.packed.lock());
         for unused in self.unused.drain() {
             let count = usize::try_from((unused.end - unused.start) / cluster).unwrap_or(0);
@@ -82,7 +78,7 @@ impl Qcow2File<'_> {
                 let known = each.next_if(|(known, _)| *known == cluster);
                 bytes.extend(known.map_or(1, |(_, count)| count).to_be_bytes());
             }
-            self.write(at, &bytes)?;
+            self.write(at, &whole(bytes))?;
         }
         Ok((table, tables))
     }
@@ -118,5 +114,19 @@ impl Qcow2File<'_> {
         // Padding, and the end of the header's extensions.
         header.resize(HEADER as usize + 8, 0);
         header
+    }
+}
+
+/// The clusters of the refcount blocks, and of their table, that `used` clusters take. The blocks have
+/// refcounts, too, and so has the table.
+pub(super) fn refcount_clusters(used: u64, cluster: u64) -> (u64, u64) {
+    let (mut blocks, mut tables) = (0, 0);
+    loop {
+        let more = (used + blocks + tables).div_ceil(cluster / REFCOUNT);
+        let table = (more * ENTRY).div_ceil(cluster);
+        if (more, table) == (blocks, tables) {
+            return (blocks, tables);
+        }
+        (blocks, tables) = (more.max(blocks), table.max(tables));
     }
 }
