@@ -80,6 +80,16 @@ impl Error {
         Self::About { whose: whose.into(), error: Box::new(self) }
     }
 
+    /// In words, and with what to do where nobody is there who could say that later.
+    pub fn advised(&self) -> String {
+        match self {
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                format!("{self}: try it as root, or as the owner")
+            }
+            _ => self.to_string(),
+        }
+    }
+
     /// An [`Error::Io`] at a byte offset.
     pub fn io_at(file: impl Into<PathBuf>, offset: u64, source: impl Into<io::Error>) -> Self {
         Self::Io { file: file.into(), offset: Some(offset), source: source.into() }

@@ -84,7 +84,7 @@ impl Looked {
     /// Looks into a file of which `format` is declared.
     pub(super) fn into(source: LocalFile, format: Option<DeclaredFormat>) -> Self {
         let content =
-            look_into(&source, format).unwrap_or_else(|e| Content::Unreadable(e.to_string()));
+            look_into(&source, format).unwrap_or_else(|e| Content::Unreadable(e.advised()));
         let is_declared = format == Some(DeclaredFormat::Raw) && source.path().is_relative();
         let warning = if is_declared { contradicted(&source) } else { None };
         Self { is_in_use: is_in_use(&source), source, content, warning }

@@ -295,7 +295,8 @@ impl Inventory {
                             // What only root may look into on most file systems holds no backups.
                             let is_of_fsck = path.file_name() == Some(OsStr::new("lost+found"));
                             let why = if is_of_fsck { Why::Rule } else { Why::Fault };
-                            self.skip(&path, why, format!("the folder cannot be read: {e}"));
+                            let reason = format!("the folder cannot be read: {}", e.advised());
+                            self.skip(&path, why, reason);
                         }
                     }
                 }
@@ -400,7 +401,7 @@ impl Inventory {
         format: Option<DeclaredFormat>,
         error: &Error,
     ) {
-        let content = Content::Unreadable(error.to_string());
+        let content = Content::Unreadable(error.advised());
         self.files.push(FoundFile {
             stat: self.root().with_acl(&path, listed),
             path,

@@ -15,6 +15,8 @@ pub(super) fn nearest<'a>(typed: &str, names: impl Iterator<Item = &'a str>) -> 
         // Any number of folders in front may have been left out.
         let starts = name.match_indices('/').map(|(at, _)| at + 1);
         let ends = std::iter::once(0).chain(starts).filter_map(|at| name.get(at..));
+        // And what stands behind a name that ends as disks do.
+        let ends = ends.flat_map(|end| [Some(end), without_ending(end)]).flatten();
         let near = ends.filter_map(|end| distance(&all, end, most)).min();
         // Or those in front are wrong.
         let name = name.rsplit('/').next().unwrap_or(name);
@@ -26,6 +28,10 @@ pub(super) fn nearest<'a>(typed: &str, names: impl Iterator<Item = &'a str>) -> 
     found.sort_unstable();
     found.dedup();
     found.into_iter().take(MOST).map(|(_, name)| name).collect()
+}
+
+fn without_ending(name: &str) -> Option<&str> {
+    [".qcow2", ".raw", ".img"].iter().find_map(|ending| name.strip_suffix(ending))
 }
 
 /// How many characters are to be changed, put in or taken out; none if more than `most`. Of two

@@ -86,6 +86,12 @@ fn a_vm_whose_name_is_written_wrong_is_found() {
     assert!(near.as_ref().is_err_and(|e| e.contains("is it vm1@latest or vm2@latest")), "{near:?}");
     let told = self::told("vn1/sdb@latest");
     assert!(told.contains("is it vm1/sdb@latest"), "{told}");
+    let disks = vec![vda("vm1/vm-root.qcow2"), vda("vm1/vm-data.qcow2")];
+    let near = Names { disks, ..Names::default() }.pick("vm1/vmroot@latest");
+    assert!(
+        near.as_ref().is_err_and(|e| e.contains("is it vm1/vm-root.qcow2@latest?")),
+        "{near:?}"
+    );
     let told = self::told("elsewhere@latest");
     assert!(told.contains("`qcowfs ls SOURCE` lists"), "{told}");
 }
