@@ -28,19 +28,17 @@ impl Process {
         name.trim().to_owned()
     }
 
-    /// The paths of the files that it has open for writing, of those that are meant: by their path, and
-    /// by the link that leads to the open file. No other file is asked what it is: one on a dead
-    /// network share would not answer.
+    /// Links to the files that it has open for writing, of those that are meant. Whoever decides that
+    /// must not ask a file on a dead network share, which would not answer.
     pub(crate) fn written(
         &self,
-        is_meant: impl Fn(&Path, &Path) -> bool,
+        is_meant: impl Fn(&Path) -> bool,
     ) -> impl Iterator<Item = PathBuf> {
         let open = self.folder.join("fd").read_dir().into_iter().flatten().flatten();
         open.filter_map(move |open| {
             let link = open.path();
-            let path = std::fs::read_link(&link).ok()?;
-            let info = self.folder.join("fdinfo").join(open.file_name());
-            (is_meant(&path, &link) && is_writable(&info)).then_some(path)
+            let info = || self.folder.join("fdinfo").join(open.file_name());
+            (is_meant(&link) && is_writable(&info())).then_some(link)
         })
     }
 }

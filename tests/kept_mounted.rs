@@ -283,6 +283,30 @@ fn a_service_manager_is_told_when_the_view_answers_and_when_it_ends() {
     assert!(within(LIMIT, "its end", move || child.wait()).expect("its end").success());
 }
 
+/// Nothing in it may be asked for by the process that answers.
+#[test]
+fn a_log_beneath_the_mount_point_hangs_nobody_and_one_elsewhere_may_be_rotated() {
+    let case = Case::unpack("qmpbackup-partial");
+    let mount = Mount::prepare(User::Own);
+    let hidden = mount.point().join("log");
+    let run = mount.command(&case.backups(), &["-vvv", "--log-file", hidden.to_str().unwrap()]);
+    run.seconds(LIMIT).ok();
+    assert!(!listed(mount.point()).is_empty());
+    mount.unmount();
+
+    let folder = scratch();
+    let (log, moved) = (folder.path().join("log"), folder.path().join("log.1"));
+    let mount = Mount::prepare(User::Own);
+    mount
+        .command(&case.backups(), &["-v", "--log-file", log.to_str().unwrap()])
+        .seconds(LIMIT)
+        .ok();
+    std::fs::rename(&log, &moved).unwrap();
+    mount.unmount();
+    let said = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+    assert!(holds_within(LIMIT, || said(&log).contains("the view is gone")), "{}", said(&moved));
+}
+
 #[test]
 fn in_the_background_nobody_but_the_user_is_told() {
     let case = Case::unpack("qmpbackup-partial");

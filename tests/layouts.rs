@@ -748,7 +748,7 @@ fn copies_in_progress_are_no_disks_and_change_no_path_of_the_view() {
     let before = source.view().order();
     let copies = [
         ".INC-1795161001-a.Ab12Cd",
-        "INC-1795161001-a.part",
+        "INC-1795161001-a.filepart",
         "tmp.Zq81hGj0Pa",
         ".nfs000000000013a4",
     ];
@@ -761,8 +761,24 @@ fn copies_in_progress_are_no_disks_and_change_no_path_of_the_view() {
     assert!(skipped.skipped().iter().all(|s| s.reason.contains("it is being copied")));
     let one = read_catalog(&source.path("vm1/a/tmp.Zq81hGj0Pa"), &[]).expect_err("is refused");
     assert!(one.to_string().contains("it is being copied"), "{one}");
-    source.text("qcowfs.toml", "[image.\"vm1/a/INC-1795161001-a.part\"]\nname = \"mine\"\n");
+    source.text("qcowfs.toml", "[image.\"vm1/a/INC-1795161001-a.filepart\"]\nname = \"mine\"\n");
     assert_eq!(source.view().order().len(), before.len() + 1, "declared");
+}
+
+/// libvirt calls an overlay after its snapshot, and that may be called anything.
+#[test]
+fn an_overlay_with_the_name_of_a_copy_is_one_unless_somebody_writes_to_it() {
+    let source = Source::new();
+    source.image("vm.qcow2").overlay("vm.tmp", "vm.qcow2").overlay("vm.after", "vm.tmp");
+    assert_eq!(source.view().parent("vm.qcow2/vm.after"), Some("vm.tmp"));
+    let writer = std::fs::File::options().write(true).open(source.path("vm.tmp")).expect("opens");
+    // Of this process qcowfs::chain knows nothing; of another it does.
+    let mut holder = Command::new("sleep").arg("60").stdout(writer).spawn().expect("a process");
+    let catalog = read_catalog(source.0.path(), &[]).expect("the source is read");
+    holder.kill().expect("its end");
+    holder.wait().expect("its end");
+    assert!(catalog.skipped().iter().any(|skipped| skipped.path == Path::new("vm.tmp")));
+    assert_eq!(source.view().parent("vm.qcow2/vm.after"), Some("vm.tmp"));
 }
 
 #[test]

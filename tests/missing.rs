@@ -317,3 +317,33 @@ fn after_a_lost_increment_only_what_the_later_ones_hold_is_known() {
     }
     mount.unmount();
 }
+
+/// It is all there: zeros in its place would be a wrong disk that looks right.
+#[test]
+fn what_somebody_writes_to_is_not_lost_and_has_no_zeros_in_its_place() {
+    let folder = scratch();
+    let create = |name: &str, more: &[&str]| {
+        let run = Run::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).folder(folder.path());
+        run.args(more).arg(name).arg("1M").ok();
+    };
+    create("base.qcow2", &[]);
+    create("top.qcow2", &["-F", "qcow2", "-b", "base.qcow2"]);
+    let base = folder.path().join("base.qcow2");
+    let writer = File::options().read(true).write(true).open(&base).unwrap();
+    let elsewhere = scratch();
+    let target = elsewhere.path().join("disk.raw");
+    for name in ["top.qcow2", "base.qcow2/base.qcow2"] {
+        for missing in ["hide", "zero", "eio"] {
+            let run = Run::qcowfs().args(["restore", "--missing", missing]).arg(folder.path());
+            let refused = run.arg(name).arg(&target).outcome();
+            assert_eq!(refused.code, Some(1), "{name}, {missing}: {}", refused.text());
+            let told = &refused.stderr;
+            assert!(told.contains("still being written") && !told.contains("--missing"), "{told}");
+        }
+    }
+    let checked = Run::qcowfs().arg("check").arg(folder.path()).ok().text();
+    assert!(checked.contains("0 of 0 restore points spoiled"), "not looked at: {checked}");
+    drop(writer);
+    let checked = Run::qcowfs().arg("check").arg(folder.path()).ok().text();
+    assert!(checked.contains("0 of 2 restore points spoiled"), "{checked}");
+}

@@ -211,6 +211,9 @@ fn a_disk_of_a_vm_that_is_out_of_sight_is_not_left_out_without_a_word() {
     let restored = Run::qcowfs().arg("restore").arg(case.folder()).arg("backups@latest");
     let told = restored.arg(folder.path().join("vm")).ok().stderr;
     assert!(told.contains("never followed: backups/vm-data.qcow2"), "{told}");
+    let restored = Run::qcowfs().arg("restore").arg(case.backups()).arg("@latest");
+    let told = restored.arg(folder.path().join("one.raw")).ok().stderr;
+    assert!(told.contains("never followed: vm-data.qcow2"), "of one disk: {told}");
     let empty = scratch();
     let refused = Run::qcowfs().arg("restore").arg(empty.path()).arg("@latest");
     let refused = refused.arg(folder.path().join("disk.raw")).outcome();

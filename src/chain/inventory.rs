@@ -15,7 +15,7 @@ use super::skipped;
 pub use super::skipped::{Skipped, Why};
 use crate::error::{Error, Result};
 use crate::layout::checkpoint_xml::CheckpointXml;
-use crate::layout::copying::is_copying;
+use crate::layout::copying::{is_copying, may_be_copying};
 use crate::layout::sidecar::{self, Declaration, DeclaredFormat, DeclaredParent};
 use crate::source::{
     EntryKind, FileStat, FoundEntry, LocalFiles, Located, OpenWriters, Roots, Source, SourceRoot,
@@ -53,6 +53,8 @@ pub struct Inventory {
     noted_formats: BTreeMap<PathBuf, String>,
     checkpoint_xml: Vec<FoundCheckpoint>,
     skipped: Vec<Skipped>,
+    /// What is skipped for as long as somebody writes to it.
+    awaited: Vec<FileStat>,
     /// Why files outside of the source that are allowed were not taken in.
     refused: HashMap<PathBuf, String>,
 }
@@ -63,8 +65,8 @@ impl Inventory {
     /// has open for writing is taken for being written.
     pub fn take(roots: Arc<Roots>) -> Result<Self> {
         let local = LocalFiles::new(Arc::clone(&roots));
-        let writers = OpenWriters::beneath(roots.source().path());
-        let mut is_being_written = |path: &Path, stat: &FileStat| writers.write_to(path, stat);
+        let writers = OpenWriters::now();
+        let mut is_being_written = |_: &Path, stat: &FileStat| writers.write_to(stat);
         Self::look(roots, local, &mut Before::nothing(&mut is_being_written))
     }
 
@@ -87,6 +89,7 @@ impl Inventory {
             noted_formats: BTreeMap::new(),
             checkpoint_xml: Vec::new(),
             skipped: Vec::new(),
+            awaited: Vec::new(),
             refused: HashMap::new(),
         };
         let found = inventory.walk(before)?;
@@ -256,6 +259,11 @@ impl Inventory {
         &self.skipped
     }
 
+    /// The files that are not shown only because somebody writes to them.
+    pub fn awaited(&self) -> &[FileStat] {
+        &self.awaited
+    }
+
     fn skip(&mut self, path: &Path, why: Why, reason: impl Into<String>) {
         let (path, reason) = (path.to_path_buf(), reason.into());
         self.skipped.push(Skipped { path, reason, why });
@@ -292,9 +300,8 @@ impl Inventory {
                     match entries {
                         Ok(entries) => open.push((path, entries.into_iter())),
                         Err(e) => {
-                            // What only root may look into on most file systems holds no backups.
-                            let is_of_fsck = path.file_name() == Some(OsStr::new("lost+found"));
-                            let why = if is_of_fsck { Why::Rule } else { Why::Fault };
+                            let why =
+                                if skipped::is_of_system(&path) { Why::Rule } else { Why::Fault };
                             let reason = format!("the folder cannot be read: {}", e.advised());
                             self.skip(&path, why, reason);
                         }
@@ -368,10 +375,9 @@ impl Inventory {
                 self.skip(&path, Why::Rule, "qcowfs.toml says to ignore it");
                 continue;
             }
-            if declaration.is_none() && path.file_name().is_some_and(is_copying) {
+            if declaration.is_none() && is_copy(&path, &entry.stat, before) {
                 self.skip(&path, Why::Rule, skipped::COPYING);
-                // When it gets its own name, it is known how long it has been as it is.
-                (before.is_being_written)(&path, &entry.stat);
+                self.awaited.extend(Some(entry.stat).filter(|_| !is_copying(entry.name.as_ref())));
                 continue;
             }
             let format = declaration.and_then(|declared| declared.format);
@@ -465,6 +471,17 @@ impl Inventory {
             self.skip(path, Why::Rule, format!("a {}, which qcowfs does not read", format.name));
         }
     }
+}
+
+/// Whether a file is a copy in progress, or was left of one.
+fn is_copy(path: &Path, stat: &FileStat, before: &mut Before<'_>) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    if !is_copying(name) && !may_be_copying(name) {
+        return false;
+    }
+    // When it gets its own name, it is known how long it has been as it is.
+    let is_being_written = (before.is_being_written)(path, stat);
+    is_copying(name) || is_being_written
 }
 
 fn read_text(files: &LocalFiles, path: &Path) -> Result<String> {

@@ -1,6 +1,6 @@
 //! What of a source is not shown.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What is said of a copy.
 pub(super) const COPYING: &str = "by its name it is being copied, or was left of that: it is shown when it has its \
@@ -26,4 +26,13 @@ pub enum Why {
     Link,
     /// It is nothing to be shown.
     Rule,
+}
+
+/// Whether a folder has the name of one that file systems, desktops and storage servers make for
+/// themselves, in which nobody keeps backups. Most may not look into it.
+pub(super) fn is_of_system(folder: &Path) -> bool {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let known =
+        ["lost+found", "System Volume Information", "@eaDir", "#recycle", "#snapshot", ".snapshot"];
+    known.contains(&&*name) || name.starts_with(".Trash-")
 }

@@ -49,6 +49,8 @@ impl State {
 
 const BEING_WRITTEN: &str = "it is still being written; it is shown as soon as it is complete, and \
                              nobody has written to it for a moment";
+const IN_USE: &str = "a running VM (or another QEMU process) has it open for writing: what is in it changes \
+                      while it is read; stop the VM, or look at a backup of it";
 const STANDS_ON: &str = "it stands on ";
 const BROKEN: &str = ", which cannot be assembled: ";
 
@@ -82,16 +84,15 @@ pub(super) fn examine(
     place: &Place,
 ) -> Condition {
     let file = inventory.file(id);
-    // What its tool marks as unfinished has that as its reason, also when nobody writes to it; and so
-    // has what a VM writes to.
+    // What its tool marks as unfinished has that as its reason, also when nobody writes to it.
     if place.kind != Kind::Partial
-        && !file.is_in_use
-        && let Some(path) = being_written(inventory, links, id, place)
+        && let Some(changing) = being_written(inventory, links, id, place)
     {
-        let state = if *path == file.path {
-            State::Broken(BEING_WRITTEN.to_owned())
+        let reason = if changing.is_in_use { IN_USE } else { BEING_WRITTEN };
+        let state = if changing.path == file.path {
+            State::Broken(reason.to_owned())
         } else {
-            State::above(path, BEING_WRITTEN)
+            State::above(&changing.path, reason)
         };
         return Condition { state, left: Left::Nothing, ..Condition::SOUND };
     }
@@ -112,14 +113,14 @@ fn being_written<'a>(
     links: &Links,
     id: FileId,
     place: &Place,
-) -> Option<&'a Path> {
+) -> Option<&'a FoundFile> {
     let data = links.data_files.get(&id).and_then(|found| Some(found.as_ref().ok()?.file));
     let raw = match place.parent {
         Parent::File { file, as_raw: true, .. } => Some(file),
         _ => None,
     };
     let mut files = [Some(id), data, raw].into_iter().flatten().map(|id| inventory.file(id));
-    files.find(|file| file.is_being_written).map(|file| file.path.as_path())
+    files.find(|file| file.is_being_written)
 }
 
 /// Why nothing of an image can be used.
@@ -135,11 +136,7 @@ fn unusable(inventory: &Inventory, file: &FoundFile, place: &Place) -> Option<St
         Content::Qcow2(_) | Content::Stream(_) | Content::Plain => {}
     }
     if file.is_in_use {
-        return Some(
-            "a running VM (or another QEMU process) has it open for writing: what is in it \
-             changes while it is read; stop the VM, or look at a backup of it"
-                .into(),
-        );
+        return Some(IN_USE.into());
     }
     if let Some(reason) = inventory.wrong_sidecar(file.folder()) {
         return Some(reason.to_owned());

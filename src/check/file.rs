@@ -29,6 +29,8 @@ pub(super) struct Outcome {
     pub(super) kind: &'static str,
     pub(super) findings: Findings,
     pub(super) spoiled: Spoiled,
+    /// Whether it could not be looked into: encrypted, in use, unfinished.
+    pub(super) is_closed: bool,
     /// A checksum file of it that says nothing, and what is wrong with that.
     pub(super) bad_checksum: Option<(FileId, Findings)>,
 }
@@ -114,6 +116,7 @@ impl FileCheck<'_> {
                 Trouble::Unverifiable(reason) => {
                     self.outcome.findings.warning(None, format!("not verified: {reason}"));
                     verifiable = false;
+                    self.outcome.is_closed = true;
                 }
                 Trouble::Broken(reason) => {
                     match self.catalog.checkpoint(id).snapshot {

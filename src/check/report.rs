@@ -111,12 +111,13 @@ impl Report {
     pub(super) fn new(catalog: &Catalog, plan: &Plan, jobs: &Jobs, outcomes: Vec<Outcome>) -> Self {
         let points = RestorePoints::new(catalog, plan);
         let mut files = Vec::with_capacity(outcomes.len());
-        let mut spoiled = BTreeSet::new();
+        let (mut spoiled, mut verified) = (BTreeSet::new(), BTreeSet::new());
         for (job, outcome) in jobs.list.iter().zip(outcomes) {
             if let Some((id, findings)) = outcome.bad_checksum {
                 let path = catalog.inventory.file(id).path.to_string_lossy().into_owned();
                 files.push(FileReport::new(path, "checksum", findings, Vec::new()));
             }
+            verified.extend(job.file.filter(|_| !outcome.is_closed));
             let reached = job.file.map(|id| points.reached(id, &outcome.spoiled));
             let reached = reached.unwrap_or_default();
             let names = reached.iter().map(|rank| points.name(*rank)).collect();
@@ -124,7 +125,7 @@ impl Report {
             files.push(FileReport::new(shown(job), outcome.kind, outcome.findings, names));
         }
         files.sort_by(|a, b| a.path.cmp(&b.path));
-        let verified = points.verified(&jobs.list.iter().filter_map(|job| job.file).collect());
+        let verified = points.verified(&verified);
         let summary = Summary::of(&files, verified.union(&spoiled).count(), &spoiled);
         let checkpoints_spoiled = spoiled.iter().map(|rank| points.name(*rank)).collect();
         Self { files, checkpoints_spoiled, ignored: jobs.ignored.clone(), summary }

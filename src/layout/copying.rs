@@ -6,10 +6,12 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-/// Ends that mark a file that is on its way: of browsers, `WinSCP`, `FileZilla`, Syncthing and many
-/// others. What backup tools themselves mark so is not among them, see
-/// [`super::names::is_unfinished`].
-const ENDINGS: [&[u8]; 4] = [b".tmp", b".part", b".filepart", b".crdownload"];
+/// Ends that mark a file that is on its way: of `WinSCP`, `FileZilla` and browsers. What backup tools
+/// themselves mark so is not among them, see [`super::names::is_unfinished`].
+const ENDINGS: [&[u8]; 2] = [b".filepart", b".crdownload"];
+/// Ends of which many programs make use for that. An overlay has one, too, if its snapshot is called
+/// so.
+const MAY_BE: [&[u8]; 2] = [b".tmp", b".part"];
 /// What NFS and FUSE call a file that somebody removed while another has it open.
 const REMOVED: [&[u8]; 2] = [b".nfs0", b".fuse_hidden"];
 /// Our own restores into a folder, while they run or after they were killed.
@@ -24,23 +26,36 @@ pub fn is_copying(name: &OsStr) -> bool {
     let name = name.as_bytes();
     let is_hidden = name.starts_with(b".");
     let holds = |part: &&[u8]| name.windows(part.len()).any(|window| window == *part);
-    ENDINGS.iter().any(|ending| name.len() > ending.len() && name.ends_with(ending))
+    ends_with(name, &ENDINGS)
         || REMOVED.iter().any(|start| name.starts_with(start))
         || is_hidden && RESTORES.iter().any(holds)
         || is_hidden && has_letters_behind_dot(name.get(1..).unwrap_or_default(), OF_RSYNC)
         || name.starts_with(b"tmp.") && has_letters_behind_dot(name, OF_MKTEMP)
 }
 
-/// Whether a name has this many letters and digits behind its last dot, and something before it.
+/// Whether a file of this name is a copy that is not complete, if somebody writes to it.
+pub fn may_be_copying(name: &OsStr) -> bool {
+    ends_with(name.as_bytes(), &MAY_BE)
+}
+
+fn ends_with(name: &[u8], endings: &[&[u8]]) -> bool {
+    endings.iter().any(|ending| name.len() > ending.len() && name.ends_with(ending))
+}
+
+/// Whether a name has this many letters and digits behind its last dot, taken at random, and something
+/// before it. A word or a date has no capitals, and hardly one in thirty of what is random has none.
 fn has_letters_behind_dot(name: &[u8], count: usize) -> bool {
     let dot = name.iter().rposition(|byte| *byte == b'.');
     let Some((before, after)) = dot.and_then(|dot| name.split_at_checked(dot)) else {
         return false;
     };
     // The dot is the first of these.
+    let letters = after.get(1..).unwrap_or_default();
     !before.is_empty()
-        && after.len() == count + 1
-        && after.iter().skip(1).all(u8::is_ascii_alphanumeric)
+        && letters.len() == count
+        && letters.iter().all(u8::is_ascii_alphanumeric)
+        && letters.iter().any(u8::is_ascii_uppercase)
+        && !letters.iter().all(u8::is_ascii_uppercase)
 }
 
 #[cfg(test)]
@@ -52,10 +67,8 @@ mod tests {
         let copies = [
             ".INC-1795161290-vm-root.qcow2.Ab12Cd",
             ".vda.full.data.x0Y1z2",
-            "vda.qcow2.part",
             "vda.qcow2.filepart",
             "Unconfirmed 12345.crdownload",
-            ".syncthing.vda.qcow2.tmp",
             "tmp.Zq81hGj0Pa",
             ".nfs000000000013a4f200000001",
             ".fuse_hidden0000004500000001",
@@ -68,13 +81,28 @@ mod tests {
     }
 
     #[test]
+    fn some_names_say_so_only_if_somebody_writes() {
+        for name in ["vm.tmp", "vda.qcow2.part", ".syncthing.vda.qcow2.tmp"] {
+            assert!(may_be_copying(OsStr::new(name)), "{name}");
+        }
+        for name in ["tmp", ".tmp", "vm.partial", "part.qcow2"] {
+            assert!(!may_be_copying(OsStr::new(name)), "{name}");
+        }
+    }
+
+    #[test]
     fn backups_of_odd_names_are_none() {
         let backups = [
             "vda.backup",
             ".vda.qcow2",
             ".backup",
             "..backup",
+            ".disk.backup",
+            ".disk.240125",
+            ".disk.LATEST",
             ".tmp",
+            "vm.tmp",
+            "vm.part",
             "tmp.qcow2",
             "tmp.disk-of-mail",
             "vda.qcow2~",

@@ -77,11 +77,12 @@ pub(super) fn refuse_device_written(number: u64, path: &Path) -> Result<()> {
 
 /// Another process that has one of these devices open for writing: its number and its name.
 fn writer_of(numbers: &BTreeSet<u64>) -> Option<(String, String)> {
-    let is_meant = |path: &Path, link: &Path| {
+    let is_meant = |link: &Path| {
         let is_it = |stat: std::fs::Metadata| {
             stat.file_type().is_block_device() && numbers.contains(&stat.rdev())
         };
-        path.starts_with("/dev") && std::fs::metadata(link).is_ok_and(is_it)
+        let is_device = std::fs::read_link(link).is_ok_and(|path| path.starts_with("/dev"));
+        is_device && std::fs::metadata(link).is_ok_and(is_it)
     };
     let writer = processes::others().find(|process| process.written(is_meant).next().is_some())?;
     let program = writer.program();

@@ -102,6 +102,14 @@ impl<'a> Qcow2File<'a> {
         self.file.sync_all().map_err(|e| Error::io(&self.path, e))
     }
 
+    /// Takes clusters as for a range that could not be shared then.
+    #[cfg(test)]
+    pub(super) fn tried_in_vain(&self, bytes: u64) -> u64 {
+        let at = self.take(bytes);
+        self.unused.give_back(at..at + bytes);
+        at
+    }
+
     fn cluster(&self) -> u64 {
         1 << self.bits
     }
@@ -117,9 +125,10 @@ impl<'a> Qcow2File<'a> {
         self.next.fetch_add(bytes.next_multiple_of(self.cluster()), Ordering::Relaxed)
     }
 
-    /// The same for a table, of which not all is written: the rest is zeros.
-    fn take_table(&self, bytes: u64) -> Result<u64> {
-        let (at, end) = (self.take(bytes), bytes.next_multiple_of(self.cluster()));
+    /// The same for a table, of which not all is written: the rest is zeros. What was taken before is
+    /// none: an attempt to share that failed may have left something there.
+    fn append_table(&self, bytes: u64) -> Result<u64> {
+        let (at, end) = (self.append(bytes), bytes.next_multiple_of(self.cluster()));
         if self.is_device {
             let zeros = vec![0; usize::try_from(self.cluster()).unwrap_or(0)];
             let mut clusters = (0..end).step_by(zeros.len());
@@ -137,7 +146,7 @@ impl<'a> Qcow2File<'a> {
         let in_table = reach(self.bits) / self.cluster();
         let table = match self.tables.lock().entry(first / in_table) {
             Entry::Occupied(known) => *known.get(),
-            Entry::Vacant(new) => *new.insert(self.take_table(self.cluster())?),
+            Entry::Vacant(new) => *new.insert(self.append_table(self.cluster())?),
         };
         self.write(table + first % in_table * ENTRY, &big_endian(entries))
     }
@@ -212,6 +221,12 @@ impl Qcow2Unit<'_> {
     fn put_plain(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
         let host = self.sink.take(bytes.len() as u64);
         self.sink.write(host, bytes)?;
+        let (len, cluster) = (bytes.len() as u64, self.sink.cluster());
+        if !len.is_multiple_of(cluster) {
+            // The disk ends within it.
+            let rest = usize::try_from(len.next_multiple_of(cluster) - len).unwrap_or(0);
+            self.sink.write(host + len, &vec![0; rest])?;
+        }
         self.point(at, host, bytes.len());
         Ok(())
     }

@@ -85,7 +85,7 @@ fn an_image_on_a_device_with_a_wrong_byte_looks_like_none() {
     let options = Options { format: Format::Qcow2 { compressed: false }, verify: true };
     let protected = Protected::nothing();
     let file = tempfile::tempfile().unwrap();
-    file.write_all_at(&[0xa5; 2 << 20], 0).unwrap();
+    file.write_all_at(&vec![0xa5; 2 << 20], 0).unwrap();
     let batch = Batch::new(options, &protected, Stop::default());
     let write = |progress: &dyn Progress| {
         batch.write_image_on_device(&disk(), &file, Path::new("it"), false, progress)
@@ -98,6 +98,23 @@ fn an_image_on_a_device_with_a_wrong_byte_looks_like_none() {
     let mut seen = vec![1; 1 << 20];
     file.read_exact_at(&mut seen, 0).unwrap();
     assert!(seen.iter().all(|byte| *byte == 0), "it looks whole");
+}
+
+/// An attempt to share a range may fail after it has shared some of it.
+#[test]
+fn what_a_failed_attempt_to_share_left_is_in_no_table() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image");
+    let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    let image = qcow2::Qcow2File::new(&file, "it".into(), 100_000, false).unwrap();
+    let dirty = image.tried_in_vain(5 << 16);
+    file.write_all_at(&vec![0xa5; 5 << 16], dirty).unwrap();
+    copy::copy(&disk(), &image, &Stop::default(), &Silent).unwrap();
+    sink::Sink::finish(&image).unwrap();
+    verify::verify_qcow2_on_device(&disk(), &file, &path, &Stop::default(), &Silent).unwrap();
+    let check = std::process::Command::new("qemu-img").arg("check").arg(&path).output();
+    let check = check.expect("qemu-img (Debian package qemu-utils)");
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
 }
 
 #[test]

@@ -64,6 +64,9 @@ impl Backups {
 
     /// What is not found may be in a folder that nobody could look into.
     fn not_found(&self, mut what: String) -> Error {
+        if what.contains("cannot be read") {
+            return Error::Usage(what);
+        }
         let mut faults = self.catalog.skipped().iter().filter(|skipped| skipped.why == Why::Fault);
         if let Some(fault) = faults.next() {
             let (path, more) = (fault.path.display(), faults.count());

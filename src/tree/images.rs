@@ -153,14 +153,36 @@ fn build(
         }
         maps.insert(tree, map);
     }
-    let image = |place: Result<Place, String>| {
+    let changes = changing(catalog);
+    let image = |(n, place): (usize, Result<Place, String>)| {
+        let state = &catalog.checkpoint(CheckpointId(n)).state;
+        if let (State::Broken(reason), Some(true)) = (state, changes.get(n)) {
+            return Err(reason.clone());
+        }
         let Place { tree, node, size, line } = place?;
         let map = maps.get(&tree).ok_or("its map was not built")?.clone()?;
         let disk = earlier.disk(line, DiskImage::new(map, node, size).with_lost(lost));
         made.keep_disk(line, &disk);
         Ok((line, disk))
     };
-    (placed.into_iter().map(image).collect(), made)
+    (placed.into_iter().enumerate().map(image).collect(), made)
+}
+
+/// Which checkpoints stand on a file that somebody writes to: nothing of that is lost, and zeros in its
+/// place would be wrong.
+fn changing(catalog: &Catalog) -> Vec<bool> {
+    let changes = |id: FileId| {
+        let file = catalog.inventory.file(id);
+        file.is_being_written || file.is_in_use
+    };
+    let mut all: Vec<bool> = Vec::with_capacity(catalog.len());
+    for checkpoint in (0..catalog.len()).map(|n| catalog.checkpoint(CheckpointId(n))) {
+        // Parents have smaller numbers.
+        let parent = checkpoint.parent.as_ref().map(|link| link.checkpoint.0);
+        let parent = parent.is_some_and(|n| all.get(n).copied().unwrap_or(false));
+        all.push(parent || changes(checkpoint.file) || checkpoint.data_file.is_some_and(changes));
+    }
+    all
 }
 
 /// A checkpoint's place in the maps.

@@ -48,6 +48,13 @@ pub(super) fn orders<'a>(
         Some(all) => all_orders(args, backups, format, verbosity, &all)?,
         None => vec![one_order(args, backups, format)?],
     };
+    // The whole source is meant also where it has one disk.
+    if let [_] = orders.as_slice()
+        && args.checkpoint.starts_with('@')
+        && let Some(links) = backups.names.links_in("")
+    {
+        verbosity.note(&format!("without {links}"));
+    }
     for order in &orders {
         note_newer(&args.checkpoint, backups, order.id, verbosity);
         for (path, bytes) in left_behind(order.target.path()) {

@@ -40,7 +40,7 @@ impl Qcow2File<'_> {
     }
 
     fn write_l1(&self, entries: u64) -> Result<u64> {
-        let at = self.take_table(entries * ENTRY)?;
+        let at = self.append_table(entries * ENTRY)?;
         for (number, table) in &*self.tables.lock() {
             self.write(at + number * ENTRY, &big_endian(&[COPIED | table]))?;
         }

@@ -64,14 +64,18 @@ impl Names {
             without
                 .push(format!("the disks in folders beneath, which may be of another VM: {left}"));
         }
-        let links: Vec<_> = self.links.iter().filter(|link| holds(folder, link)).collect();
-        if !links.is_empty() {
-            let links = listed(links.iter().map(|link| link.as_str()));
-            without.push(format!(
-                "what these symbolic links lead to, which are never followed: {links}"
-            ));
-        }
+        without.extend(self.links_in(folder));
         Ok(Some(Together { disks, without }))
+    }
+
+    /// What to say of the symbolic links in a folder; an empty one is the whole source.
+    pub fn links_in(&self, folder: &str) -> Option<String> {
+        let links: Vec<_> = self.links.iter().filter(|link| holds(folder, link)).collect();
+        if links.is_empty() {
+            return None;
+        }
+        let links = listed(links.iter().map(|link| link.as_str()));
+        Some(format!("what these symbolic links lead to, which are never followed: {links}"))
     }
 
     /// Refuses the disks of a folder where there may be more, which nobody could look at.
