@@ -15,7 +15,7 @@ use super::skipped;
 pub use super::skipped::{Skipped, Why};
 use crate::error::{Error, Result};
 use crate::layout::checkpoint_xml::CheckpointXml;
-use crate::layout::copying::{is_copying, may_be_copying};
+use crate::layout::copying::is_copying;
 use crate::layout::sidecar::{self, Declaration, DeclaredFormat, DeclaredParent};
 use crate::source::{
     EntryKind, FileStat, FoundEntry, LocalFiles, Located, OpenWriters, Roots, Source, SourceRoot,
@@ -53,8 +53,6 @@ pub struct Inventory {
     noted_formats: BTreeMap<PathBuf, String>,
     checkpoint_xml: Vec<FoundCheckpoint>,
     skipped: Vec<Skipped>,
-    /// What is skipped for as long as somebody writes to it.
-    awaited: Vec<FileStat>,
     /// Why files outside of the source that are allowed were not taken in.
     refused: HashMap<PathBuf, String>,
 }
@@ -89,7 +87,6 @@ impl Inventory {
             noted_formats: BTreeMap::new(),
             checkpoint_xml: Vec::new(),
             skipped: Vec::new(),
-            awaited: Vec::new(),
             refused: HashMap::new(),
         };
         let found = inventory.walk(before)?;
@@ -259,11 +256,6 @@ impl Inventory {
         &self.skipped
     }
 
-    /// The files that are not shown only because somebody writes to them.
-    pub fn awaited(&self) -> &[FileStat] {
-        &self.awaited
-    }
-
     fn skip(&mut self, path: &Path, why: Why, reason: impl Into<String>) {
         let (path, reason) = (path.to_path_buf(), reason.into());
         self.skipped.push(Skipped { path, reason, why });
@@ -375,9 +367,10 @@ impl Inventory {
                 self.skip(&path, Why::Rule, "qcowfs.toml says to ignore it");
                 continue;
             }
-            if declaration.is_none() && is_copy(&path, &entry.stat, before) {
+            if declaration.is_none() && path.file_name().is_some_and(is_copying) {
                 self.skip(&path, Why::Rule, skipped::COPYING);
-                self.awaited.extend(Some(entry.stat).filter(|_| !is_copying(entry.name.as_ref())));
+                // When it gets its own name, it is known how long it has been as it is.
+                (before.is_being_written)(&path, &entry.stat);
                 continue;
             }
             let format = declaration.and_then(|declared| declared.format);
@@ -471,17 +464,6 @@ impl Inventory {
             self.skip(path, Why::Rule, format!("a {}, which qcowfs does not read", format.name));
         }
     }
-}
-
-/// Whether a file is a copy in progress, or was left of one.
-fn is_copy(path: &Path, stat: &FileStat, before: &mut Before<'_>) -> bool {
-    let name = path.file_name().unwrap_or_default();
-    if !is_copying(name) && !may_be_copying(name) {
-        return false;
-    }
-    // When it gets its own name, it is known how long it has been as it is.
-    let is_being_written = (before.is_being_written)(path, stat);
-    is_copying(name) || is_being_written
 }
 
 fn read_text(files: &LocalFiles, path: &Path) -> Result<String> {

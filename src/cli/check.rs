@@ -142,7 +142,7 @@ fn text(report: &Report, quiet: bool, painter: Painter) -> Vec<u8> {
     let tone = if report.is_damaged() { Tone::Bad } else { Tone::Good };
     out.push_str(&painter.paint(tone, &sum));
     out.push('\n');
-    if summary.checkpoints == 0 && summary.files > 0 && !quiet {
+    if summary.checkpoints == 0 && summary.files > 0 && summary.warnings == 0 && !quiet {
         line(&mut out, WITHOUT_CHAIN);
     }
     out.into_bytes()

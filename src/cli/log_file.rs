@@ -45,6 +45,8 @@ impl LogFile {
 
 impl Name {
     fn of(path: &Path) -> Option<Self> {
+        // Where a link leads now: it is what is behind it that is renamed.
+        let path = &path.canonicalize().ok()?;
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = openat(CWD, folder.unwrap_or(Path::new(".")), flags, Mode::empty()).ok()?;

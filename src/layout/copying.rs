@@ -7,11 +7,9 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 /// Ends that mark a file that is on its way: of `WinSCP`, `FileZilla` and browsers. What backup tools
-/// themselves mark so is not among them, see [`super::names::is_unfinished`].
+/// themselves mark so is not among them, see [`super::names::is_unfinished`]; nor are `.tmp` and `.part`:
+/// an overlay has them, too, if its snapshot is called so.
 const ENDINGS: [&[u8]; 2] = [b".filepart", b".crdownload"];
-/// Ends of which many programs make use for that. An overlay has one, too, if its snapshot is called
-/// so.
-const MAY_BE: [&[u8]; 2] = [b".tmp", b".part"];
 /// What NFS and FUSE call a file that somebody removed while another has it open.
 const REMOVED: [&[u8]; 2] = [b".nfs0", b".fuse_hidden"];
 /// Our own restores into a folder, while they run or after they were killed.
@@ -31,11 +29,6 @@ pub fn is_copying(name: &OsStr) -> bool {
         || is_hidden && RESTORES.iter().any(holds)
         || is_hidden && has_letters_behind_dot(name.get(1..).unwrap_or_default(), OF_RSYNC)
         || name.starts_with(b"tmp.") && has_letters_behind_dot(name, OF_MKTEMP)
-}
-
-/// Whether a file of this name is a copy that is not complete, if somebody writes to it.
-pub fn may_be_copying(name: &OsStr) -> bool {
-    ends_with(name.as_bytes(), &MAY_BE)
 }
 
 fn ends_with(name: &[u8], endings: &[&[u8]]) -> bool {
@@ -77,16 +70,6 @@ mod tests {
         ];
         for name in copies {
             assert!(is_copying(OsStr::new(name)), "{name}");
-        }
-    }
-
-    #[test]
-    fn some_names_say_so_only_if_somebody_writes() {
-        for name in ["vm.tmp", "vda.qcow2.part", ".syncthing.vda.qcow2.tmp"] {
-            assert!(may_be_copying(OsStr::new(name)), "{name}");
-        }
-        for name in ["tmp", ".tmp", "vm.partial", "part.qcow2"] {
-            assert!(!may_be_copying(OsStr::new(name)), "{name}");
         }
     }
 

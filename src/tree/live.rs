@@ -86,12 +86,11 @@ impl Live {
         let mut settling = Settling::default();
         for (_, file) in catalog.inventory.files() {
             if file.is_being_written {
-                settling.is_open(&file.stat, begun);
+                settling.is_open(&file.path, &file.stat, begun);
             } else {
-                settling.is_complete(&file.stat);
+                settling.is_complete(&file.path, &file.stat);
             }
         }
-        catalog.inventory.awaited().iter().for_each(|stat| settling.is_open(stat, begun));
         let caches = Caches::new(options.caches);
         let mut inodes = Inodes::default();
         let tree = build::tree(catalog, &caches, options.missing, &mut inodes, None);
@@ -151,9 +150,8 @@ impl Live {
         let files: BTreeSet<FileId> =
             all.flat_map(|c| [Some(c.file), c.data_file]).flatten().collect();
         let files = files.into_iter().map(|id| catalog.inventory.file(id));
-        let written = files.filter(|file| file.is_being_written).map(|file| &file.stat);
-        let written = written.chain(catalog.inventory.awaited());
-        let due = written.filter_map(|stat| self.settling.due(stat)).min()?;
+        let written = files.filter(|file| file.is_being_written);
+        let due = written.filter_map(|file| self.settling.due(&file.stat)).min()?;
         Some(due.saturating_duration_since(now))
     }
 

@@ -7,6 +7,7 @@
 //! complete, unless a process was seen to have it open for writing.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -72,6 +73,8 @@ pub(super) struct Settling {
 
 #[derive(Debug)]
 struct Seen {
+    /// A hash of its path.
+    path: u64,
     size: u64,
     mtime: std::time::SystemTime,
     /// When it is complete, unless it changes; none: it is.
@@ -88,15 +91,14 @@ impl Seen {
 
 impl Settling {
     /// A file that is complete.
-    pub(super) fn is_complete(&mut self, stat: &FileStat) {
-        let Self { files, round } = self;
-        let (size, mtime, round) = (stat.size, stat.mtime, *round);
-        files.insert(stat.id, Seen { size, mtime, due: None, doublings: 0, round });
+    pub(super) fn is_complete(&mut self, path: &Path, stat: &FileStat) {
+        let (path, size, mtime, round) = (hash(path), stat.size, stat.mtime, self.round);
+        self.files.insert(stat.id, Seen { path, size, mtime, due: None, doublings: 0, round });
     }
 
     /// A file that somebody has open for writing.
-    pub(super) fn is_open(&mut self, stat: &FileStat, now: Instant) {
-        self.is_complete(stat);
+    pub(super) fn is_open(&mut self, path: &Path, stat: &FileStat, now: Instant) {
+        self.is_complete(path, stat);
         if let Some(seen) = self.files.get_mut(&stat.id) {
             seen.due = Some(now + PATIENCE);
         }
@@ -122,11 +124,16 @@ impl Settling {
         now: Instant,
     ) -> bool {
         let writer = writers.seen.get(path);
-        let round = self.round;
+        let (round, hashed) = (self.round, hash(path));
         let before = self.files.get_mut(&stat.id);
         let doublings = match before {
             Some(seen) if seen.is_same(stat) => {
                 seen.round = round;
+                // Who writes on gives no other name; and who closed the old one was forgotten with it.
+                if seen.path != hashed {
+                    seen.path = hashed;
+                    seen.due = seen.due.map(|due| due.min(now + MOMENT));
+                }
                 // It was closed since, or its writer goes on.
                 if let (Some(due), Some(writer)) = (seen.due, writer) {
                     let wait = if writer.is_open { PATIENCE } else { MOMENT };
@@ -150,7 +157,7 @@ impl Settling {
         // Also what was closed long ago may have changed since, without anybody seeing it.
         let due = due.max(now + Duration::from_millis(1));
         let (size, mtime, due) = (stat.size, stat.mtime, Some(due));
-        self.files.insert(stat.id, Seen { size, mtime, due, doublings, round });
+        self.files.insert(stat.id, Seen { path: hashed, size, mtime, due, doublings, round });
         true
     }
 
@@ -158,6 +165,12 @@ impl Settling {
     pub(super) fn due(&self, stat: &FileStat) -> Option<Instant> {
         self.files.get(&stat.id)?.due
     }
+}
+
+fn hash(path: &Path) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    path.hash(&mut hasher);
+    hasher.finish()
 }
 
 #[cfg(test)]
@@ -212,7 +225,7 @@ mod tests {
     #[test]
     fn what_was_there_at_first_is_complete_until_it_changes() {
         let mut watch = Watch::new();
-        watch.settling.is_complete(&stat(1));
+        watch.settling.is_complete(Path::new("a"), &stat(1));
         assert!(!watch.look(0, 1));
         assert!(watch.look(1, 2));
     }
@@ -242,6 +255,26 @@ mod tests {
         watch.writers.wrote(path, watch.at(70_000));
         assert!(watch.look(70_100, 2));
         assert!(!watch.look(130_100, 2), "nobody closes it");
+    }
+
+    #[test]
+    fn a_copy_is_complete_soon_after_it_gets_its_own_name() {
+        let mut watch = Watch::new();
+        let temporary = Path::new("a");
+        for (size, at) in [(1, 0), (2, 500), (3, 1000), (4, 1500)] {
+            watch.writers.wrote(temporary, watch.at(at));
+            assert!(watch.look(at, size), "it grows");
+        }
+        // Closed and renamed at once: the record of its writer goes with the name.
+        watch.writers.closed(temporary, watch.at(1600));
+        watch.writers.moved(temporary);
+        let mut look = |millis: u64| {
+            let now = watch.start + Duration::from_millis(millis);
+            let settling = &mut watch.settling;
+            settling.is_being_written(Path::new("b"), &stat(4), &watch.writers, now)
+        };
+        assert!(look(1700), "it was open when it was last looked at");
+        assert!(!look(2700), "a moment later");
     }
 
     #[test]
