@@ -133,7 +133,7 @@ fn each_moment_has_all_disks_as_they_were_then() {
         // By the name of the moment: what it has, and a note about the others.
         let target = scratch();
         let moment = format!("vm1/@times/{}", time(second));
-        let restore = Run::qcowfs().args(["restore", "-q"]).arg(source.path()).arg(&moment);
+        let restore = Run::qcowfs().arg("restore").arg(source.path()).arg(&moment);
         let said = restore.arg(target.path()).ok().stderr;
         assert_eq!(said.contains("note: without"), wanted.len() < 3, "{said}");
         let written = listed(target.path()).into_keys();
