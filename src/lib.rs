@@ -23,6 +23,7 @@
 //! | [`error`]  | what can go wrong                                                            |
 //! | `fault_log` | how much of it goes to the log                                              |
 //! | [`hits`]   | how often a cache had what was asked for                                     |
+//! | `page_buffer` | where what is read of files is put first                                |
 //! | `processes` | what other processes have open                                            |
 //! | `workers`  | the same work on many things, by several threads                             |
 //! | `sys`      | the system calls that take `unsafe`, which is written nowhere else           |
@@ -48,6 +49,7 @@ pub mod layer;
 pub mod layout;
 pub mod map;
 pub mod mount;
+mod page_buffer;
 pub mod partition;
 mod processes;
 pub mod restore;

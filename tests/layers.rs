@@ -13,7 +13,7 @@
 use std::path::{Path, PathBuf};
 
 /// The modules, top to bottom: each may use those below it, and itself.
-const ORDER: [&str; 22] = [
+const ORDER: [&str; 23] = [
     "cli",
     "mount",
     "fuse",
@@ -33,6 +33,7 @@ const ORDER: [&str; 22] = [
     "error",
     "fault_log",
     "hits",
+    "page_buffer",
     "processes",
     "workers",
     "sys",

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::layer::findings::Findings;
+use crate::page_buffer::PageBuffer;
 use crate::source::{AllocationState, Source};
 
 const BUFFER: u64 = 1 << 20;
@@ -33,7 +34,7 @@ fn read_range(
     tick: &dyn Fn(u64),
     findings: &mut Findings,
 ) {
-    let mut buffer = vec![0; usize::try_from(BUFFER.min(end - start)).unwrap_or(0)];
+    let mut buffer = PageBuffer::zeroed(usize::try_from(BUFFER.min(end - start)).unwrap_or(0));
     let mut at = start;
     while at < end {
         let len = (end - at).min(buffer.len() as u64);
@@ -52,7 +53,7 @@ pub(super) fn read_all(
     tick: &dyn Fn(u64),
     mut take: impl FnMut(&[u8]),
 ) -> Result<()> {
-    let mut buffer = vec![0; usize::try_from(BUFFER.min(file.len())).unwrap_or(0)];
+    let mut buffer = PageBuffer::zeroed(usize::try_from(BUFFER.min(file.len())).unwrap_or(0));
     let mut at = 0;
     while at < file.len() {
         let got = file.read_at(at, &mut buffer)?;

@@ -4,12 +4,13 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use crate::error::Error;
+use crate::page_buffer::PageBuffer;
 use crate::tree::Opened;
 use crate::view::ReadError;
 
 thread_local! {
     /// Each of the few threads that serve the kernel keeps its buffer from read to read.
-    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    static BUFFER: Cell<PageBuffer> = const { Cell::new(PageBuffer::new()) };
 }
 
 /// What is there of a requested range.
@@ -70,11 +71,7 @@ fn read_disk<R>(
 ) -> R {
     let wanted = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
     let mut buffer = BUFFER.take();
-    if buffer.len() < wanted {
-        buffer.resize(wanted, 0);
-    }
-    let target = buffer.get_mut(..wanted).unwrap_or_default();
-    let (got, fault) = match read(target) {
+    let (got, fault) = match read(buffer.first(wanted)) {
         Ok(got) => (got, None),
         Err(stopped) => (stopped.done, Some(stopped.error)),
     };

@@ -8,6 +8,7 @@ use super::sink::{Sink, UnitWriter};
 use super::units::{Stop, Unit, each_unit};
 use crate::error::{Error, Result};
 use crate::extent::Fault;
+use crate::page_buffer::PageBuffer;
 use crate::source::Cloned;
 use crate::view::{Content, DiskImage, Part};
 
@@ -47,7 +48,7 @@ pub(super) fn copy(
     let (written, cloned) = (AtomicU64::new(0), AtomicU64::new(0));
     let copy = Copy { image, sink, stop, progress, written, cloned, never_shares };
     let new_work = || {
-        let mut buffer = vec![0; usize::try_from(sink.piece()).unwrap_or(0)];
+        let mut buffer = PageBuffer::zeroed(usize::try_from(sink.piece()).unwrap_or(0));
         let copy = &copy;
         move |unit| copy.unit(unit, &mut buffer)
     };

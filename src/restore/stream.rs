@@ -18,6 +18,7 @@ use super::sink::runs;
 use super::units::{Stop, UNIT};
 use super::{Phase, Progress};
 use crate::error::{Error, Result};
+use crate::page_buffer::PageBuffer;
 use crate::view::{Content, DiskImage};
 
 /// What it is called in messages.
@@ -76,7 +77,7 @@ impl Output {
     ) -> Result<Done> {
         refuse_lost(image)?;
         progress.begin(Phase::Copy, image.size());
-        let mut buffer = vec![0; usize::try_from(BUFFER).unwrap_or(0)];
+        let mut buffer = PageBuffer::zeroed(usize::try_from(BUFFER).unwrap_or(0));
         let (mut at, mut written) = (0, 0);
         while at < image.size() {
             let empty = image.empty_until(at);

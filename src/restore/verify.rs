@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::layer::clusters::ClusterCache;
 use crate::layer::qcow2::{Header, Qcow2Image, Qcow2Layer};
 use crate::map::{ChainMap, MapCache, Node, NodeId};
+use crate::page_buffer::PageBuffer;
 use crate::source::{Allocation, AllocationState, LocalFiles, Roots, Source};
 use crate::view::{Content, DiskImage};
 
@@ -179,7 +180,7 @@ fn compare(
         Error::Usage(format!("{path}: verifying it failed: byte {at} is not what was written"))
     };
     let new_work = || {
-        let (mut one, mut other) = (vec![0; BUFFER], vec![0; BUFFER]);
+        let (mut one, mut other) = (PageBuffer::zeroed(BUFFER), PageBuffer::zeroed(BUFFER));
         move |unit: Range<u64>| {
             let parts = image.parts(unit);
             for part in &parts {
@@ -213,7 +214,7 @@ fn compare(
     };
     let skip = |range: Range<u64>| {
         // A unit at a time, for a device tells nothing of its holes.
-        let mut buffer = vec![0; BUFFER];
+        let mut buffer = PageBuffer::zeroed(BUFFER);
         let mut at = range.start;
         while at < range.end {
             stop.check()?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{DiskImage, ReadError};
 use crate::map::{Piece, Resolved};
+use crate::page_buffer::PageBuffer;
 
 /// The unit of a disk that is the same or is not.
 const SECTOR: u64 = 512;
@@ -136,13 +137,12 @@ impl DiskImage {
         let mut found: Vec<Range<u64>> = Vec::new();
         let end = range.end.next_multiple_of(SECTOR).min(self.size).min(other.size);
         let mut at = range.start - range.start % SECTOR;
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        let (mut our_buffer, mut their_buffer) = (PageBuffer::new(), PageBuffer::new());
         while at < end {
             let len = usize::try_from((end - at).min(BUFFER)).unwrap_or(0);
-            for (image, bytes) in [(self, &mut ours), (other, &mut theirs)] {
-                bytes.resize(len, 0);
-                image.read_at(at, bytes)?;
-            }
+            let (ours, theirs) = (our_buffer.first(len), their_buffer.first(len));
+            self.read_at(at, ours)?;
+            other.read_at(at, theirs)?;
             let sectors = ours.chunks(512).zip(theirs.chunks(512));
             for (number, (ours, theirs)) in (0..).zip(sectors) {
                 if ours != theirs {

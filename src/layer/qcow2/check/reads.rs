@@ -2,6 +2,7 @@
 
 use super::super::bytes::to_usize;
 use crate::error::Result;
+use crate::page_buffer::PageBuffer;
 use crate::source::Source;
 
 /// As much as the largest cluster has.
@@ -13,12 +14,12 @@ pub(super) struct Reads<'a> {
     tick: &'a dyn Fn(u64),
     start: u64,
     len: u64,
-    buffer: Vec<u8>,
+    buffer: PageBuffer,
 }
 
 impl<'a> Reads<'a> {
     pub(super) fn new(file: &'a dyn Source, tick: &'a dyn Fn(u64)) -> Self {
-        Self { file, tick, start: 0, len: 0, buffer: Vec::new() }
+        Self { file, tick, start: 0, len: 0, buffer: PageBuffer::zeroed(to_usize(BUFFER)) }
     }
 
     /// Asks for `len` bytes, at most a cluster, which the file has. The error may be of what was
@@ -39,9 +40,7 @@ impl<'a> Reads<'a> {
         if len == 0 {
             return Ok(());
         }
-        self.buffer.resize(to_usize(BUFFER), 0);
-        let wanted = self.buffer.get_mut(..to_usize(len)).unwrap_or_default();
-        self.file.read_exact(self.start, wanted)?;
+        self.file.read_exact(self.start, self.buffer.first(to_usize(len)))?;
         (self.tick)(len);
         Ok(())
     }
