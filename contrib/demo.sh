@@ -13,7 +13,7 @@ repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=contrib/lib.sh
 . "$repo/contrib/lib.sh"
 
-need fusermount3=fuse3 debugfs=e2fsprogs zstd=zstd tar=tar cc=gcc mountpoint=util-linux
+need fusermount3=fuse3 debugfs=e2fsprogs zstd=zstd tar=tar mountpoint=util-linux
 need_cargo
 need_fuse
 

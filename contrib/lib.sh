@@ -10,7 +10,7 @@ die() {
 
 # Where ordinary users' PATH does not lead, but mkfs and its kind live.
 PATH="$PATH:/usr/sbin:/sbin"
-[[ -z ${HOME:-} ]] || PATH="$PATH:$HOME/.cargo/bin"
+[[ -z ${HOME:-} ]] || PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
 
 as_root() {
     if [[ $(id -u) -eq 0 ]]; then
@@ -30,23 +30,65 @@ need() {
         command -v "${pair%%=*}" >/dev/null || packages+=("${pair#*=}")
     done
     [[ ${#packages[@]} -gt 0 ]] || return 0
-    if [[ ${QCOWFS_NO_INSTALL:-0} = 1 ]]; then
-        die "missing, and QCOWFS_NO_INSTALL=1 is set: ${packages[*]}"
-    fi
-    command -v apt-get >/dev/null || die "this is not Debian or Ubuntu; please install: ${packages[*]}"
-    say "installing ${packages[*]}"
-    as_root apt-get update -qq
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-        "${packages[@]}" >/dev/null
+    install_packages "${packages[@]}"
     for pair in "$@"; do
         command -v "${pair%%=*}" >/dev/null || die "${pair%%=*} is still missing (package ${pair#*=})"
     done
 }
 
+install_packages() {
+    may_install "$@"
+    command -v apt-get >/dev/null || die "this is not Debian or Ubuntu; please install: $*"
+    say "installing $*"
+    as_root apt-get update -qq
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+        "$@" >/dev/null
+}
+
+may_install() {
+    [[ ${QCOWFS_NO_INSTALL:-0} != 1 ]] || die "missing, and QCOWFS_NO_INSTALL=1 is set: $*"
+}
+
+# A compiler and what it links with: gcc comes without the C library's part of it.
+need_linker() {
+    local works='int main(void) { return 0; }'
+    links() { cc -x c -o /dev/null - <<<"$works" 2>/dev/null; }
+    links || install_packages gcc libc6-dev
+    links || die "cc cannot link a program (packages gcc and libc6-dev)"
+}
+
+# Rust, with what it builds programs with.
 need_cargo() {
-    command -v cargo >/dev/null || die "no cargo: get Rust from https://rustup.rs with
-    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh
-(Rust 1.95 or newer; Debian's own package is older), then run this again"
+    need_linker
+    command -v cargo >/dev/null || install_rust
+    local wanted found
+    wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$repo/Cargo.toml")
+    found=$(cargo --version | cut -d' ' -f2)
+    [[ $(printf '%s\n' "$wanted" "$found" | sort -V | head -n 1) = "$wanted" ]] ||
+        die "cargo is $found, and $wanted or newer is needed: \`rustup update\`, or remove the
+distribution's cargo and run this again"
+}
+
+# By rustup, as its own site does it, but only into ~/.cargo and ~/.rustup: no profile is changed.
+install_rust() {
+    may_install cargo
+    local site triple folder code=0
+    triple=$(uname -m)-unknown-linux-gnu
+    site=https://static.rust-lang.org/rustup/dist/$triple
+    need curl=curl
+    [[ -e /etc/ssl/certs/ca-certificates.crt ]] || install_packages ca-certificates
+    say "installing Rust into ~/.cargo and ~/.rustup"
+    folder=$(mktemp -d)
+    # One after the other by hand: nothing ends by itself in what is asked for its success.
+    (
+        cd "$folder" &&
+            curl --proto '=https' --tlsv1.2 -sSf --remote-name-all "$site"/rustup-init{,.sha256} &&
+            awk '{ print $1 "  rustup-init" }' rustup-init.sha256 | sha256sum --check --quiet &&
+            chmod +x rustup-init &&
+            ./rustup-init -q -y --no-modify-path --profile minimal -c rustfmt -c clippy
+    ) || code=$?
+    rm -rf "$folder"
+    [[ $code -eq 0 ]] || die "Rust could not be installed: get it from https://rustup.rs, then run this again"
 }
 
 need_fuse() {

@@ -10,7 +10,7 @@ repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 # shellcheck source=contrib/lib.sh
 . "$repo/contrib/lib.sh"
 
-need cc=gcc dpkg-deb=dpkg dpkg-shlibdeps=dpkg-dev
+need dpkg-deb=dpkg dpkg-shlibdeps=dpkg-dev
 need_cargo
 if ! command -v cargo-deb >/dev/null; then
     [[ ${QCOWFS_NO_INSTALL:-0} != 1 ]] || die "missing, and QCOWFS_NO_INSTALL=1 is set: cargo-deb"
