@@ -62,7 +62,7 @@ need_cargo() {
     need_linker
     command -v cargo >/dev/null || install_rust
     local wanted found
-    wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$repo/Cargo.toml")
+    wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$(dirname "${BASH_SOURCE[0]}")/../Cargo.toml")
     found=$(cargo --version | cut -d' ' -f2)
     [[ $(printf '%s\n' "$wanted" "$found" | sort -V | head -n 1) = "$wanted" ]] ||
         die "cargo is $found, and $wanted or newer is needed: \`rustup update\`, or remove the
