@@ -16,7 +16,7 @@ need qemu-img=qemu-utils qemu-io=qemu-utils fusermount3=fuse3 e2fsck=e2fsprogs d
     python3=python3 setfattr=attr getfattr=attr setfacl=acl \
     ddrescue=gddrescue setpriv=util-linux fallocate=util-linux unshare=util-linux losetup=mount \
     cmp=diffutils nbdkit=nbdkit nbdfuse=libnbd-bin strace=strace mount.fuse3=fuse3 jq=jq \
-    partx=util-linux fsfreeze=util-linux awk=mawk
+    partx=util-linux fsfreeze=util-linux awk=mawk pgrep=procps
 # The tutorial on LVM runs where the kernel can do it.
 [[ ! -e /sys/class/misc/device-mapper ]] || need lvm=lvm2
 need_cargo

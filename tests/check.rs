@@ -691,7 +691,7 @@ fn a_terminal_gets_a_progress_bar_unless_quiet() {
         // All that the terminal got, bar and report.
         Run::new("script").args(["-q", "-e", "-c", &command, "/dev/null"]).ok().text()
     };
-    let loud = on_terminal("", "");
+    let loud = on_terminal("TERM=xterm", "");
     assert!(loud.contains("checking ["), "{loud:?}");
     assert!(loud.contains("8 files checked, 0 damaged"), "{loud:?}");
     let said = "8 files checked, 0 damaged, 0 of 8 restore points spoiled";

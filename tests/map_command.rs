@@ -24,7 +24,6 @@ use serde_json::Value;
 
 /// What both know of a range. Offsets and lengths are bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "qemu-img has them")]
 struct Entry {
     start: u64,
     length: u64,
@@ -32,7 +31,8 @@ struct Entry {
     present: bool,
     zero: bool,
     data: bool,
-    compressed: bool,
+    /// Not told by a qemu-img before 8.2 (Debian 12 has 7.2).
+    compressed: Option<bool>,
     offset: Option<u64>,
 }
 
@@ -48,7 +48,7 @@ impl Entry {
             // qemu-img asks the file system, too, whether a cluster of data is a hole of the file.
             zero: flag("zero") && !flag("data"),
             data: flag("data"),
-            compressed: flag("compressed"),
+            compressed: json.get("compressed").map(|_| flag("compressed")),
             offset: json.get("offset").map(|_| number("offset")),
         }
     }
@@ -86,7 +86,13 @@ fn must_agree(source: &Path, seen: &Checkpoint) -> usize {
     let run = Run::new("qemu-img").folder(file.parent().unwrap());
     let run = run.args(["map", "--output=json", "-f", format]).arg(&file);
     let wanted = entries(&run.ok().stdout);
-    let ours = entries(&map(source, &seen.folder, &[]));
+    let knows_compressed = wanted.iter().all(|entry| entry.compressed.is_some());
+    let mut ours = entries(&map(source, &seen.folder, &[]));
+    if !knows_compressed {
+        for entry in &mut ours {
+            entry.compressed = None;
+        }
+    }
     for (ours, wanted) in ours.iter().zip(&wanted) {
         assert_eq!(ours, wanted, "{:?}", seen.folder);
     }
@@ -237,9 +243,10 @@ fn packed_chunks_of_streams_are_compressed_and_have_no_offset() {
     let mut seen = 0;
     for point in listed.checkpoints.iter().filter(|c| c.whole) {
         for entry in entries(&map(&case.backups(), &point.folder, &[])) {
-            assert_eq!(entry.data && entry.compressed, entry.compressed, "{entry:?}");
-            assert_eq!(entry.offset.is_none(), entry.compressed || !entry.data, "{entry:?}");
-            seen += usize::from(entry.compressed);
+            let compressed = entry.compressed.expect("it is told");
+            assert!(entry.data || !compressed, "{entry:?}");
+            assert_eq!(entry.offset.is_none(), compressed || !entry.data, "{entry:?}");
+            seen += usize::from(compressed);
         }
     }
     assert!(seen > 3, "no compressed chunk: {seen}");

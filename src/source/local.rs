@@ -334,7 +334,7 @@ impl Source for LocalFile {
         }
         let descriptors = Arc::clone(&self.descriptors);
         let one_more = |held| (held < descriptors.most_held).then_some(held + 1);
-        descriptors.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+        descriptors.held.try_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
         let held = Arc::new(HeldFile { file, descriptors });
         *shared = Arc::downgrade(&held);
         Some(Hold(held))

@@ -109,7 +109,7 @@ impl Crew {
     /// There are never more helpers with a place than threads for them: their caller has one, too.
     fn free_place(&self) -> Option<Place<'_>> {
         let next = |taken| (taken < self.places).then_some(taken + 1);
-        let taken = self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        let taken = self.taken.try_update(Ordering::Relaxed, Ordering::Relaxed, next);
         taken.ok().map(|_| Place(&self.taken))
     }
 }
