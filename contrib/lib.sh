@@ -10,7 +10,9 @@ die() {
 
 # Where ordinary users' PATH does not lead, but mkfs and its kind live.
 PATH="$PATH:/usr/sbin:/sbin"
-[[ -z ${HOME:-} ]] || PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
+# Where rustup puts things. Before a distribution's cargo, which is older. (`~` is known without HOME.)
+cargo_home=${CARGO_HOME:-~/.cargo}
+PATH="$cargo_home/bin:$PATH"
 
 as_root() {
     if [[ $(id -u) -eq 0 ]]; then
@@ -51,11 +53,12 @@ may_install() {
 
 # A compiler and what it links with: gcc comes without the C library's part of it.
 need_linker() {
-    local works='int main(void) { return 0; }'
-    links() { cc -x c -o /dev/null - <<<"$works" 2>/dev/null; }
-    links || install_packages gcc libc6-dev
-    links || die "cc cannot link a program (packages gcc and libc6-dev)"
+    can_link 2>/dev/null && return
+    install_packages gcc libc6-dev
+    can_link || die "cc cannot link a program (packages gcc and libc6-dev)"
 }
+
+can_link() { cc -x c -o /dev/null - <<<'int main(void) { return 0; }'; }
 
 # Rust, with what it builds programs with.
 need_cargo() {
@@ -65,31 +68,38 @@ need_cargo() {
     wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$(dirname "${BASH_SOURCE[0]}")/../Cargo.toml")
     found=$(cargo --version | cut -d' ' -f2)
     [[ $(printf '%s\n' "$wanted" "$found" | sort -V | head -n 1) = "$wanted" ]] ||
-        die "cargo is $found, and $wanted or newer is needed: \`rustup update\`, or remove the
-distribution's cargo and run this again"
+        die "$(command -v cargo) is $found, and $wanted or newer is needed: \`rustup update\`, or
+remove the distribution's cargo and run this again"
 }
 
-# By rustup, as its own site does it, but only into ~/.cargo and ~/.rustup: no profile is changed.
+# By rustup, as its own site does it, but no profile is changed.
 install_rust() {
     may_install cargo
-    local site triple folder code=0
+    need curl=curl
+    # Debian's curl comes without them.
+    if command -v apt-get >/dev/null && [[ ! -e /etc/ssl/certs/ca-certificates.crt ]]; then
+        install_packages ca-certificates
+    fi
+    local rustup_home=${RUSTUP_HOME:-~/.rustup}
+    say "installing Rust into $cargo_home and $rustup_home"
+    fetch_rust || die "Rust could not be installed (into TMPDIR, where programs may run, and from there):
+get it from https://rustup.rs, then run this again"
+}
+
+# In a shell of its own, which clears up behind it. Nothing ends by itself in what is asked for its
+# success: so each step is tied to the one before.
+fetch_rust() (
     triple=$(uname -m)-unknown-linux-gnu
     site=https://static.rust-lang.org/rustup/dist/$triple
-    need curl=curl
-    [[ -e /etc/ssl/certs/ca-certificates.crt ]] || install_packages ca-certificates
-    say "installing Rust into ~/.cargo and ~/.rustup"
-    folder=$(mktemp -d)
-    # One after the other by hand: nothing ends by itself in what is asked for its success.
-    (
-        cd "$folder" &&
-            curl --proto '=https' --tlsv1.2 -sSf --remote-name-all "$site"/rustup-init{,.sha256} &&
-            awk '{ print $1 "  rustup-init" }' rustup-init.sha256 | sha256sum --check --quiet &&
-            chmod +x rustup-init &&
-            ./rustup-init -q -y --no-modify-path --profile minimal -c rustfmt -c clippy
-    ) || code=$?
-    rm -rf "$folder"
-    [[ $code -eq 0 ]] || die "Rust could not be installed: get it from https://rustup.rs, then run this again"
-}
+    folder=$(mktemp -d) || exit
+    trap 'rm -rf "$folder"' EXIT
+    trap 'exit 130' INT TERM HUP
+    cd "$folder" &&
+        curl --proto '=https' --tlsv1.2 -sSf --remote-name-all "$site"/rustup-init{,.sha256} &&
+        awk '{ print $1 "  rustup-init" }' rustup-init.sha256 | sha256sum --check --quiet &&
+        chmod +x rustup-init &&
+        ./rustup-init -q -y --no-modify-path --profile minimal -c rustfmt -c clippy
+)
 
 need_fuse() {
     [[ -e /dev/fuse ]] || as_root modprobe fuse 2>/dev/null || true

@@ -1,6 +1,6 @@
 //! Buffers for reading files that begin where a page does.
 //!
-//! Some processors (measured: AMD EPYC of family 25) copy memory at a quarter of their speed to where
+//! Some processors (measured: AMD EPYC of family 25) copy memory at a sixth of their speed to where
 //! the last twelve bits of the address are 1 to 31 beyond those of the source: `rep movsb`, with which
 //! the kernel copies out of its cache. What lies in the cache mostly begins at a page, and what the libc
 //! allocates 16 bytes behind one, as soon as it is large enough to have pages of its own.
@@ -32,7 +32,7 @@ impl PageBuffer {
         Self { bytes, start, len }
     }
 
-    /// The first `len` bytes. If there are more than it has, all of them are zeros.
+    /// The first `len` bytes. Where it has fewer, it is made anew: as long as that, all zeros.
     pub(crate) fn first(&mut self, len: usize) -> &mut [u8] {
         if self.len < len {
             *self = Self::zeroed(len);

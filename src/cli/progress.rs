@@ -1,14 +1,10 @@
 //! How far a long work is: a bar on a terminal, a line now and then elsewhere.
 
-use std::fmt;
 use std::io::{self, IsTerminal, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use indicatif::{
-    HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle,
-};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use parking_lot::Mutex;
 
 use super::size::human_size;
@@ -17,7 +13,7 @@ use crate::restore::{Phase, Progress};
 /// Between two lines.
 const PAUSE: Duration = Duration::from_secs(10);
 
-const WORKING: &str = "{msg} [{bar:25}] {bytes} of {total_bytes}, {rate}, {eta} left";
+const WORKING: &str = "{msg} [{bar:25}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
 const WAITING: &str = "{msg} {elapsed}";
 
 /// Tells of the work on one disk after the other.
@@ -26,8 +22,6 @@ pub(super) struct Teller {
     name: Mutex<String>,
     doing: Mutex<Doing>,
     done: AtomicU64,
-    /// What of it were holes, which say nothing of how fast it goes.
-    passed: Arc<AtomicU64>,
 }
 
 enum Shows {
@@ -55,8 +49,7 @@ impl Teller {
         };
         let now = Instant::now();
         let doing = Mutex::new(Doing { what: "", all: 0, since: now, told: now });
-        let (done, passed) = (AtomicU64::new(0), Arc::default());
-        Self { shows, name: Mutex::default(), doing, done, passed }
+        Self { shows, name: Mutex::default(), doing, done: AtomicU64::new(0) }
     }
 
     /// What comes is about this disk.
@@ -72,14 +65,14 @@ impl Teller {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate")]
     fn line(&self, doing: &Doing) {
         let done = self.done.load(Ordering::Relaxed);
-        let elapsed = doing.since.elapsed();
-        let rate = human_size(rate(done, &self.passed, elapsed));
+        let seconds = doing.since.elapsed().as_secs_f64().max(0.001);
+        let rate = human_size((done as f64 / seconds) as u64);
         let percent = done.saturating_mul(100) / doing.all.max(1);
         let (name, what) = (self.name.lock(), doing.what);
-        let left =
-            elapsed.as_secs_f64() * doing.all.saturating_sub(done) as f64 / done.max(1) as f64;
+        let left = seconds * doing.all.saturating_sub(done) as f64 / done.max(1) as f64;
         // What would take centuries has just not begun.
         let left = Duration::try_from_secs_f64(left.round()).unwrap_or_default();
         let (left, done, all) = (HumanDuration(left), human_size(done), human_size(doing.all));
@@ -99,35 +92,18 @@ impl Progress for Teller {
             Phase::Verify => "verifying",
         };
         self.done.store(0, Ordering::Relaxed);
-        self.passed.store(0, Ordering::Relaxed);
         let now = Instant::now();
         *self.doing.lock() = Doing { what, all: bytes, since: now, told: now };
         if let Shows::Bar(bar) = &self.shows {
             // Nobody knows how long a disk takes to write what it was given.
             let how = if bytes == 0 { WAITING } else { WORKING };
             if let Ok(style) = ProgressStyle::with_template(how) {
-                let passed = Arc::clone(&self.passed);
-                bar.set_style(style.with_key(
-                    "rate",
-                    move |state: &ProgressState, out: &mut dyn fmt::Write| {
-                        // What cannot be shown is not.
-                        let _unseen = write!(
-                            out,
-                            "{}/s",
-                            HumanBytes(rate(state.pos(), &passed, state.elapsed()))
-                        );
-                    },
-                ));
+                bar.set_style(style);
             }
             bar.reset();
             bar.set_length(bytes);
             bar.set_message(format!("{what} {}", self.name.lock()));
         }
-    }
-
-    fn pass(&self, bytes: u64) {
-        self.passed.fetch_add(bytes, Ordering::Relaxed);
-        self.tick(bytes);
     }
 
     fn tick(&self, bytes: u64) {
@@ -144,34 +120,5 @@ impl Progress for Teller {
                 }
             }
         }
-    }
-}
-
-/// Bytes a second, without holes.
-#[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate")]
-fn rate(done: u64, passed: &AtomicU64, elapsed: Duration) -> u64 {
-    let worked = done.saturating_sub(passed.load(Ordering::Relaxed));
-    (worked as f64 / elapsed.as_secs_f64().max(0.001)) as u64
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn holes_are_done_with_and_do_not_count_as_speed() {
-        let teller = Teller::new(false);
-        teller.begin(Phase::Copy, 10_000);
-        teller.pass(6000);
-        teller.tick(1000);
-        let done = match &teller.shows {
-            Shows::Bar(bar) => bar.position(),
-            _ => teller.done.load(Ordering::Relaxed),
-        };
-        assert_eq!(done, 7000);
-        assert_eq!(rate(done, &teller.passed, Duration::from_secs(2)), 500);
-        teller.begin(Phase::Verify, 10_000);
-        assert_eq!(teller.passed.load(Ordering::Relaxed), 0);
     }
 }

@@ -77,8 +77,9 @@ fn parse_entry(number: u16, entry: &[u8]) -> Option<Entry> {
     let kind = part::<16>(entry, 0).filter(|guid| *guid != [0; 16])?;
     let (start, last) = (u64_at(entry, 32)?, u64_at(entry, 40)?);
     let sectors = last.checked_sub(start).map_or(0, |more| more.saturating_add(1));
-    let units = entry.get(56..128)?.chunks_exact(2).filter_map(|unit| part(unit, 0));
-    let units: Vec<u16> = units.map(u16::from_le_bytes).take_while(|unit| *unit != 0).collect();
+    let (units, _) = entry.get(56..128)?.as_chunks();
+    let units = units.iter().map(|unit| u16::from_le_bytes(*unit));
+    let units: Vec<u16> = units.take_while(|unit| *unit != 0).collect();
     let label = Some(String::from_utf16_lossy(&units)).filter(|label| !label.is_empty());
     Some(Entry { number, start, sectors, kind: Kind::Gpt(kind), label })
 }

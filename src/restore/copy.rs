@@ -54,7 +54,7 @@ pub(super) fn copy(
     };
     let skip = |range: Range<u64>| {
         sink.zero(range.clone())?;
-        progress.pass(range.end - range.start);
+        progress.tick(range.end - range.start);
         Ok(())
     };
     each_unit(image, stop, new_work, skip)?;
@@ -155,7 +155,7 @@ impl Copy<'_> {
             let hole = part.range.start.max(range.start)..part.range.end.min(range.end);
             if !hole.is_empty() {
                 writer.zero(hole.clone())?;
-                self.progress.pass(hole.end - hole.start);
+                self.progress.tick(hole.end - hole.start);
             }
         }
         Ok(())

@@ -76,11 +76,6 @@ pub trait Progress: Sync {
 
     /// So many more bytes of the disk are done with.
     fn tick(&self, bytes: u64);
-
-    /// So many more bytes are done with for which nothing had to be done: they are holes.
-    fn pass(&self, bytes: u64) {
-        self.tick(bytes);
-    }
 }
 
 #[cfg(test)]

@@ -82,13 +82,13 @@ impl Output {
         while at < image.size() {
             let empty = image.empty_until(at);
             self.zeros(empty - at, stop)?;
-            progress.pass(empty - at);
+            progress.tick(empty - at);
             let unit = empty..empty.saturating_add(UNIT).min(image.size());
             at = unit.end;
             for part in image.parts(unit) {
                 if matches!(part.content, Content::Hole) {
                     self.zeros(part.range.end - part.range.start, stop)?;
-                    progress.pass(part.range.end - part.range.start);
+                    progress.tick(part.range.end - part.range.start);
                 } else {
                     written += self.data(image, part.range, &mut buffer, stop, progress)?;
                 }

@@ -206,8 +206,7 @@ fn compare(
                     }
                     at += len as u64;
                 }
-                let len = part.range.end - part.range.start;
-                if is_hole { progress.pass(len) } else { progress.tick(len) }
+                progress.tick(part.range.end - part.range.start);
             }
             let is_hole = parts.iter().all(|part| matches!(part.content, Content::Hole));
             Ok(if is_hole { Unit::Empty } else { Unit::Filled })
@@ -226,8 +225,7 @@ fn compare(
             if !is_zeros(seen) {
                 return Err(differs(next + first_difference(seen, &[], true)));
             }
-            progress.pass(next - at);
-            progress.tick(len as u64);
+            progress.tick(next + len as u64 - at);
             at = next + len as u64;
         }
         Ok(())

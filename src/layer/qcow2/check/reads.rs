@@ -19,7 +19,7 @@ pub(super) struct Reads<'a> {
 
 impl<'a> Reads<'a> {
     pub(super) fn new(file: &'a dyn Source, tick: &'a dyn Fn(u64)) -> Self {
-        Self { file, tick, start: 0, len: 0, buffer: PageBuffer::zeroed(to_usize(BUFFER)) }
+        Self { file, tick, start: 0, len: 0, buffer: PageBuffer::new() }
     }
 
     /// Asks for `len` bytes, at most a cluster, which the file has. The error may be of what was
@@ -40,7 +40,9 @@ impl<'a> Reads<'a> {
         if len == 0 {
             return Ok(());
         }
-        self.file.read_exact(self.start, self.buffer.first(to_usize(len)))?;
+        // As large as it will ever be: it does not grow step by step.
+        let buffer = self.buffer.first(to_usize(BUFFER));
+        self.file.read_exact(self.start, buffer.get_mut(..to_usize(len)).unwrap_or_default())?;
         (self.tick)(len);
         Ok(())
     }
