@@ -32,6 +32,9 @@ done
 dd if="$dir/real" iflag=skip_bytes,count_bytes skip="$4" count="$3" status=none
 "#;
 
+/// Seconds that an unmounted file system may take to end.
+const FAREWELL: u64 = 3;
+
 /// The device under one file.
 #[derive(Debug)]
 pub(crate) struct Device {
@@ -112,8 +115,6 @@ impl Device {
 impl Drop for Device {
     fn drop(&mut self) {
         self.heal();
-        let _ = kill_process_group(Pid::from_child(&self.fuse), Signal::KILL);
-        let _ = self.fuse.wait();
         let run = if is_root() {
             Run::new("umount").arg("-l")
         } else {
@@ -122,5 +123,12 @@ impl Drop for Device {
         let run = run.arg(&self.file).seconds(10);
         // A second panic while the first one unwinds would end the whole program.
         let _ = std::thread::spawn(move || run.outcome()).join();
+        // By itself it takes away what it made in /tmp.
+        let ended =
+            holds_within(FAREWELL, || self.fuse.try_wait().is_ok_and(|code| code.is_some()));
+        if !ended {
+            let _ = kill_process_group(Pid::from_child(&self.fuse), Signal::KILL);
+            let _ = self.fuse.wait();
+        }
     }
 }
