@@ -193,6 +193,13 @@ fn serve(
     let tree = live.tree();
     check_not_hidden(tree, &place)?;
     let is_hiding = hides_something(place.mount_point());
+    if is_hiding && tree.counts().disks == 0 {
+        let (source, point) = (place.source().display(), place.mount_point().display());
+        return Err(Error::Usage(format!(
+            "{source} has no VM-disk backup, and {point}, which the view would hide, is not empty: the source \
+             comes first, then the empty folder that is to show it (is the source's file system mounted?)"
+        )));
+    }
     // A service manager sends SIGHUP to have a service look again, not to end it.
     let on_terminal = io::stdin().is_terminal() || io::stderr().is_terminal();
     let is_kept = parent.is_some() || service::is_waited_for() || !on_terminal;
