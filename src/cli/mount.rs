@@ -1,6 +1,6 @@
 //! `qcowfs mount`.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal as _};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -240,7 +240,10 @@ fn serve(
 
 /// Whether something lies in the mount point itself, which cannot be seen while the view is there.
 fn hides_something(mount_point: &Path) -> bool {
-    mount_point.read_dir().is_ok_and(|mut entries| entries.next().is_some())
+    // A new file system has that, and it hides nothing of anybody.
+    let is_kept = |name: &OsStr| name != "lost+found";
+    let entries = mount_point.read_dir().into_iter().flatten();
+    entries.flatten().any(|entry| is_kept(&entry.file_name()))
 }
 
 /// A file outside of the source must not be one that the mount hides: it could not be opened again.
