@@ -185,27 +185,6 @@ fn a_newer_full_backup_without_a_timestamp_takes_the_older_increments_base_away(
 }
 
 #[test]
-fn one_disks_folder_as_the_source_knows_of_the_runs_of_the_disks_beside_it() {
-    let source = Source::new();
-    for disk in ["a", "b"] {
-        for run in ["FULL-1795161000", "INC-1795161001", "INC-1795161002"] {
-            source.image(&format!("vm/{disk}/{run}-{disk}"));
-        }
-    }
-    let view = |path: &str| View::of(&source.path(path));
-    assert_eq!(view("vm/a").parent("a/INC-1795161002"), Some("INC-1795161001"));
-    std::fs::remove_file(source.path("vm/a/INC-1795161001-a")).expect("is removed");
-    let reason = "the other disks of this VM have one of the run";
-    view("vm/a").broken("a/INC-1795161002", reason);
-    view("vm/a/INC-1795161002-a").broken("a/INC-1795161002", reason);
-    assert_eq!(view("vm/b").parent("b/INC-1795161002"), Some("INC-1795161001"));
-    // What lies beside it and took part in none of its runs is no disk of its VM.
-    std::fs::remove_dir_all(source.path("vm/b")).expect("is removed");
-    source.image("vm/c/FULL-1795161009-c").image("vm/c/INC-1795161010-c");
-    assert_eq!(view("vm/a").parent("a/INC-1795161002"), Some("FULL-1795161000"));
-}
-
-#[test]
 fn a_damaged_qcow2_backup_is_not_taken_for_a_raw_one() {
     let source = Source::new();
     for run in ["FULL-1795161000", "INC-1795161001", "INC-1795161002"] {
@@ -219,8 +198,6 @@ fn a_damaged_qcow2_backup_is_not_taken_for_a_raw_one() {
     }
     let view = source.view();
     view.broken("vm/a/INC-1795161001", "does not begin with a qcow2 header");
-    // Nor warned of as one.
-    assert_eq!(view.one("vm/a/INC-1795161001").warnings, Vec::<String>::new());
     view.broken("vm/a/INC-1795161002", "does not begin with a qcow2 header");
     view.broken("vm/b.qcow2/FULL-1795161000", "does not begin with a qcow2 header");
     assert_eq!(view.parent("live/1795161001"), None);

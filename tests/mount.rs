@@ -71,14 +71,6 @@ fn a_mount_point_that_is_not_empty_is_told() {
 }
 
 #[test]
-fn source_and_mount_point_that_are_swapped_are_refused() {
-    let case = Case::unpack("qmpbackup-partial");
-    let empty = scratch();
-    let told = mount_must_be_refused("swapped", empty.path(), &[], Some(&case.backups()));
-    assert!(told.contains("has no VM-disk backup") && told.contains("comes first"), "{told}");
-}
-
-#[test]
 fn what_cannot_be_mounted_is_refused_with_one_line() {
     let case = Case::unpack("qmpbackup-partial");
     let source = case.backups();

@@ -174,37 +174,6 @@ fn a_backup_that_may_not_be_read_is_said_to_be_so() {
     mount.unmount();
 }
 
-#[test]
-fn an_image_of_any_name_that_may_not_be_read_is_told_of() {
-    if !root_or_skip("an_image_of_any_name_that_may_not_be_read_is_told_of") {
-        return;
-    }
-    let case = Case::unpack("libvirt-extsnap");
-    give(&case.folder(), User::Ordinary);
-    // As QEMU leaves an overlay; by its name it may be anything.
-    let newest = case.backups().join("vm-root.monday");
-    std::os::unix::fs::chown(&newest, Some(0), Some(0)).expect("chown");
-    std::fs::set_permissions(&newest, Permissions::from_mode(0o600)).expect("chmod");
-    let theirs = Mount::prepare(User::Ordinary);
-    let listing = theirs.qcowfs().arg("ls").arg(case.backups()).ok().text();
-    let told = "not shown: \"vm-root.monday\": it may be an image, and cannot be read: vm-root.monday: \
-                Permission denied";
-    assert!(listing.contains(told), "{listing}");
-    let restore = |what: &str, target: &str| {
-        let run = theirs.qcowfs().arg("restore").arg(case.backups()).arg(what);
-        run.arg(case.folder().join(target))
-    };
-    let told = restore("vm-root.qcow2@latest", "x.raw").ok().stderr;
-    assert!(told.contains("vm-root.monday cannot be read, and may be a newer state"), "{told}");
-    let refused = restore("@latest", "all/").outcome();
-    assert!(refused.code == Some(1), "{}", refused.text());
-    assert!(refused.stderr.contains("cannot be read: vm-root.monday"), "{}", refused.stderr);
-    let refused = theirs.qcowfs().arg("ls").arg(&newest).outcome();
-    assert_eq!(refused.code, Some(1));
-    assert!(refused.stderr.contains("Permission denied"), "{}", refused.stderr);
-    assert!(!refused.stderr.contains("declare"), "{}", refused.stderr);
-}
-
 /// A user that every system has and that runs nothing: the limit counts all processes of a user.
 const IDLE_USER: &str = "games";
 

@@ -215,12 +215,10 @@ fn a_disk_of_a_vm_that_is_out_of_sight_is_not_left_out_without_a_word() {
     let told = restored.arg(folder.path().join("one.raw")).ok().stderr;
     assert!(told.contains("never followed: vm-data.qcow2"), "of one disk: {told}");
     let empty = scratch();
-    for point in ["@latest", "sda@latest", "vm1/sda/INC-1"] {
-        let refused = Run::qcowfs().arg("restore").arg(empty.path()).arg(point);
-        let refused = refused.arg(folder.path().join("disk.raw")).outcome();
-        assert_eq!(refused.code, Some(1));
-        assert!(refused.stderr.contains("no VM-disk backup was found"), "{}", refused.stderr);
-    }
+    let refused = Run::qcowfs().arg("restore").arg(empty.path()).arg("@latest");
+    let refused = refused.arg(folder.path().join("disk.raw")).outcome();
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.stderr.contains("no VM-disk backup was found"), "{}", refused.stderr);
     if !root_or_skip("a_disk_of_a_vm_that_is_out_of_sight_is_not_left_out_without_a_word") {
         return;
     }

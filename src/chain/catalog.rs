@@ -11,7 +11,6 @@ use super::inventory::{Before, Content, FileId, FoundFile, Inventory, Skipped};
 use super::link::{self, Links};
 use super::order::{natural, parents_first};
 use super::place::{DiskKey, Kind, Parent, Place, TimeBasis};
-use super::skipped;
 use super::state::{self, Condition};
 pub use super::state::{Left, State};
 use crate::error::{Error, Result};
@@ -124,9 +123,6 @@ impl Catalog {
         let mut builder = Builder { inventory: &inventory, links: &links, made: BTreeMap::new() };
         let checkpoints = builder.checkpoints();
         let disks = disks(&inventory, &links, &checkpoints);
-        let files = checkpoints.iter().flat_map(|point| [Some(point.file), point.data_file]);
-        let unreadable = skipped::unreadable(&inventory, &files.flatten().collect());
-        inventory.add_skipped(unreadable);
         let catalog = Self { inventory, disks, checkpoints };
         catalog.close_all_but(catalog.checkpoints.iter());
         catalog

@@ -118,11 +118,6 @@ impl FoundFile {
         matches!(self.content, Content::Plain)
     }
 
-    /// Whether it has a size that a raw or qcow2 image may have.
-    pub(super) fn is_whole_sectors(&self) -> bool {
-        self.stat.size > 0 && self.stat.size.is_multiple_of(512)
-    }
-
     /// The name of its folder, as a name for the disk in it.
     pub fn folder_name(&self, root: &SourceRoot) -> OsString {
         let name = self.folder().file_name().or_else(|| root.path().file_name());

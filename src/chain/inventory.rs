@@ -256,11 +256,6 @@ impl Inventory {
         &self.skipped
     }
 
-    /// Adds to what is not shown.
-    pub(super) fn add_skipped(&mut self, more: Vec<Skipped>) {
-        self.skipped.extend(more);
-    }
-
     fn skip(&mut self, path: &Path, why: Why, reason: impl Into<String>) {
         let (path, reason) = (path.to_path_buf(), reason.into());
         self.skipped.push(Skipped { path, reason, why });

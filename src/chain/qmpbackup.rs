@@ -31,10 +31,7 @@ type Disks = BTreeMap<DiskKey, Vec<Member>>;
 /// Decides about every file with one of qmpbackup's names.
 pub(super) fn place(linker: &mut Linker<'_>) {
     let disks = members(linker);
-    let mut runs = Runs::new(&disks);
-    if let Some(disk) = only_disk_of_source(&disks) {
-        runs.add_beside(disk, linker.inventory.root().path());
-    }
+    let runs = Runs::new(&disks);
     for (disk, members) in &disks {
         let bare = bare_full(linker, disk);
         if let Some(id) = bare {
@@ -86,7 +83,7 @@ fn members(linker: &Linker<'_>) -> Disks {
     // Checksums and notes may have such names, too.
     let is_image = |member: &Member| {
         let file = linker.inventory.file(member.id);
-        !file.is_plain() || file.is_whole_sectors()
+        !file.is_plain() || is_whole_sectors(file)
     };
     disks.retain(|disk, members| {
         members.iter().any(is_image) || linker.should_be_qcow2(disk, std::iter::empty())
@@ -95,6 +92,10 @@ fn members(linker: &Linker<'_>) -> Disks {
         members.sort_by_key(|member| (member.name.epoch, member.name.level != QmpLevel::Full));
     }
     disks
+}
+
+fn is_whole_sectors(file: &FoundFile) -> bool {
+    file.stat.size > 0 && file.stat.size.is_multiple_of(512)
 }
 
 /// The full backup that `--no-timestamp` leaves: a file with the disk's own name beside the
@@ -126,11 +127,10 @@ impl Group<'_> {
             QmpLevel::Copy => Kind::Copy,
             QmpLevel::Inc => Kind::Incremental,
         };
-        let damage = self.damage(linker, file);
-        if kind == Kind::Incremental && file.is_plain() && damage.is_none() {
+        if kind == Kind::Incremental && file.is_plain() {
             warnings.push(raw_increment_warning(file));
         }
-        let parent = match damage {
+        let parent = match self.damage(linker, file) {
             Some(reason) => Parent::Unusable(reason),
             None => self.parent(linker, member, n, &mut warnings),
         };
@@ -155,7 +155,7 @@ impl Group<'_> {
         if linker.should_be_qcow2(self.disk, siblings) {
             return Some(no_qcow2_header(file));
         }
-        (!file.is_whole_sectors()).then(|| {
+        (!is_whole_sectors(file)).then(|| {
             "its size is not a multiple of 512 bytes: it is cut, or not the image of a disk".into()
         })
     }
@@ -309,12 +309,6 @@ fn raw_increment_warning(file: &FoundFile) -> String {
      rsync and tar do not keep: if this file was ever copied, ranges that the guest zeroed may show \
      older bytes"
         .into()
-}
-
-/// The disk whose own folder is the source: those of the VM's other disks lie beside the source.
-fn only_disk_of_source(disks: &Disks) -> Option<&DiskKey> {
-    let mut here = disks.keys().filter(|disk| disk.folder.as_os_str().is_empty());
-    here.next().filter(|_| here.next().is_none())
 }
 
 /// The folder that holds the disks of one VM: each disk has a folder of its own in it, whatever that

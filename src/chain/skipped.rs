@@ -1,9 +1,6 @@
 //! What of a source is not shown.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-
-use super::inventory::{Content, FileId, Inventory};
 
 /// What is said of a copy.
 pub(super) const COPYING: &str = "by its name it is being copied, or was left of that: it is shown when it has its \
@@ -29,22 +26,6 @@ pub enum Why {
     Link,
     /// It is nothing to be shown.
     Rule,
-}
-
-/// The files that cannot be read and have no name of an image, but by their size may be one. Those
-/// `used` have their places.
-pub(super) fn unreadable(inventory: &Inventory, used: &BTreeSet<FileId>) -> Vec<Skipped> {
-    let others = inventory.files().filter(|(id, file)| !file.is_outside() && !used.contains(id));
-    let may_be = others.filter(|(_, file)| file.is_whole_sectors());
-    let unreadable = may_be.filter_map(|(_, file)| match &file.content {
-        Content::Unreadable(reason) => Some(Skipped {
-            path: file.path.clone(),
-            reason: format!("it may be an image, and cannot be read: {reason}"),
-            why: Why::Fault,
-        }),
-        _ => None,
-    });
-    unreadable.collect()
 }
 
 /// Whether a folder has the name of one that file systems, desktops and storage servers make for

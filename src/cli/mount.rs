@@ -1,6 +1,6 @@
 //! `qcowfs mount`.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::{self, IsTerminal as _};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -193,13 +193,6 @@ fn serve(
     let tree = live.tree();
     check_not_hidden(tree, &place)?;
     let is_hiding = hides_something(place.mount_point());
-    if is_hiding && tree.counts().disks == 0 {
-        let (source, point) = (place.source().display(), place.mount_point().display());
-        return Err(Error::Usage(format!(
-            "{source} has no VM-disk backup, and {point}, which the view would hide, is not empty: the source \
-             comes first, then the empty folder that is to show it (is the source's file system mounted?)"
-        )));
-    }
     // A service manager sends SIGHUP to have a service look again, not to end it.
     let on_terminal = io::stdin().is_terminal() || io::stderr().is_terminal();
     let is_kept = parent.is_some() || service::is_waited_for() || !on_terminal;
@@ -240,10 +233,7 @@ fn serve(
 
 /// Whether something lies in the mount point itself, which cannot be seen while the view is there.
 fn hides_something(mount_point: &Path) -> bool {
-    // A new file system has that, and it hides nothing of anybody.
-    let is_kept = |name: &OsStr| name != "lost+found";
-    let entries = mount_point.read_dir().into_iter().flatten();
-    entries.flatten().any(|entry| is_kept(&entry.file_name()))
+    mount_point.read_dir().is_ok_and(|mut entries| entries.next().is_some())
 }
 
 /// A file outside of the source must not be one that the mount hides: it could not be opened again.

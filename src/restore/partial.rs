@@ -99,14 +99,7 @@ impl Partial {
             return Err(Error::Usage(what));
         }
         if self.replaces.is_none() {
-            self.rename_to_new().map_err(|e| match e.kind() {
-                io::ErrorKind::AlreadyExists => Error::Usage(format!(
-                    "{}: came into being while the disk was written, and is left so: choose another name, or \
-                     say --force",
-                    self.target.display()
-                )),
-                _ => Error::io(&self.target, e),
-            })?;
+            self.rename_to_new().map_err(|e| Error::io(&self.target, e))?;
             self.place = Place::New;
             return Ok(());
         }
@@ -329,7 +322,7 @@ mod tests {
         let target = folder.path().join("disk");
         let mut partial = Partial::new(&target, false).unwrap();
         std::fs::write(&target, "somebody's").unwrap();
-        assert!(partial.publish().unwrap_err().to_string().contains("--force"));
+        assert!(partial.publish().is_err());
         drop(partial);
         assert_eq!(std::fs::read(&target).unwrap(), b"somebody's");
         assert_eq!(names(folder.path()), ["disk"]);

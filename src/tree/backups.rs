@@ -117,13 +117,6 @@ impl Backups {
         newer.map(|backup| backup.name.as_str()).collect()
     }
 
-    /// What in the folder of its file cannot be read, and may be a newer backup of its disk.
-    pub fn unread_beside(&self, id: CheckpointId) -> Option<&Path> {
-        let folder = self.catalog.file_of(id).folder();
-        let mut faults = self.catalog.skipped().iter().filter(|skipped| skipped.why == Why::Fault);
-        faults.find(|fault| fault.path.parent() == Some(folder)).map(|fault| fault.path.as_path())
-    }
-
     /// Whether its chain is whole.
     pub fn is_whole(&self, id: CheckpointId) -> bool {
         self.catalog.checkpoint(id).state == State::Whole

@@ -46,7 +46,6 @@ use missing::Missing;
 use plan::Plan;
 
 use crate::chain::catalog::{Catalog, CheckpointId};
-use crate::chain::inventory::Content;
 use crate::error::{Error, Result};
 use crate::source::Roots;
 use crate::view::{DiskImage, Slice};
@@ -338,10 +337,6 @@ pub fn read_catalog(source: &Path, allowed: &[PathBuf]) -> Result<Catalog> {
     if catalog.disks.is_empty() {
         if let Some(skipped) = catalog.skipped().iter().find(|skipped| skipped.path == *name) {
             return Err(Error::Usage(format!("{}: {}", source.display(), skipped.reason)));
-        }
-        let file = catalog.inventory.at(&name).map(|id| catalog.inventory.file(id));
-        if let Some(Content::Unreadable(reason)) = file.map(|file| &file.content) {
-            return Err(Error::Usage(format!("{}: {reason}", source.display())));
         }
         let what = format!(
             "{}: not an image that qcowfs knows; if it is a raw one, declare it in a qcowfs.toml \

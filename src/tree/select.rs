@@ -54,10 +54,6 @@ struct Point {
     is_backup: bool,
 }
 
-/// Said where a source has nothing that could be named.
-const NO_BACKUP: &str =
-    "no VM-disk backup was found: is the path of the source right, and its file system mounted?";
-
 /// Why nothing was picked.
 type Refusal = String;
 
@@ -136,7 +132,9 @@ impl Names {
         if wanted.is_empty() {
             return match self.disks.as_slice() {
                 [disk] => Ok(disk),
-                [] => Err(NO_BACKUP.into()),
+                [] => Err("no VM-disk backup was found: is the path of the source right, and its file system \
+                           mounted?"
+                    .into()),
                 _ => Err(format!("say which disk, before the `@`: {}", listed(paths()))),
             };
         }
@@ -147,7 +145,6 @@ impl Names {
             self.disks.iter().filter(|disk| ends_with(&disk.path, wanted)).collect();
         match found.as_slice() {
             [disk] => self.refuse_unread(wanted, &disk.path).map(|()| *disk),
-            [] if self.disks.is_empty() => Err(NO_BACKUP.into()),
             [] => {
                 if let Some(told) = self.is_folder(wanted, when.unwrap_or(LATEST)) {
                     return Err(told);

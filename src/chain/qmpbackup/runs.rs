@@ -2,16 +2,12 @@
 //! increment of which nothing is left but those of the other disks comes to light.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use super::{Disks, Member, vm_folder};
 use crate::chain::place::DiskKey;
-use crate::layout::names::{QmpLevel, QmpName};
-use crate::source::{EntryKind, SourceRoot};
-
-/// A VM has no more disks; in a folder of so many VMs their disks lie deeper.
-const MOST_BESIDE: usize = 256;
+use crate::layout::names::QmpLevel;
 
 /// The runs of all disks, VM by VM.
 pub(super) struct Runs<'a> {
@@ -64,27 +60,6 @@ impl<'a> Runs<'a> {
             runs.vm_of.insert(disk, vm);
         }
         runs
-    }
-
-    /// Adds what the names of backups in the folders beside the source tell of the runs of `disk`.
-    /// Nothing else is looked at there; what cannot be read tells nothing.
-    pub(super) fn add_beside(&mut self, disk: &DiskKey, source: &Path) {
-        let Some(vm) = self.vm_of.get(disk) else { return };
-        let of_vm = self.by_vm.entry(vm.clone()).or_default();
-        let Some(Ok(around)) = source.parent().map(SourceRoot::open) else { return };
-        let beside = around.list(Path::new("")).unwrap_or_default();
-        let folders = beside.into_iter().filter(|entry| entry.kind == EntryKind::Folder);
-        let others = folders.filter(|folder| Some(&*folder.name) != source.file_name());
-        for folder in others.take(MOST_BESIDE) {
-            let (mut all, mut incremental) = (BTreeSet::new(), BTreeSet::new());
-            for entry in around.list(Path::new(&folder.name)).unwrap_or_default() {
-                if let Some(name) = QmpName::parse(&entry.name) {
-                    all.insert(name.epoch);
-                    incremental.extend((name.level == QmpLevel::Inc).then_some(name.epoch));
-                }
-            }
-            of_vm.push(DiskRuns { disks: BTreeSet::new(), all, incremental });
-        }
     }
 
     /// What the other disks of its VM tell of a disk.

@@ -67,19 +67,10 @@ pub(super) fn orders<'a>(
     Ok(orders)
 }
 
-/// Who asks for the newest that is whole is told of a newer one that is not, or may not be seen.
+/// Who asks for the newest that is whole is told of a newer one that is not.
 pub(super) fn note_newer(wanted: &str, backups: &Backups, id: CheckpointId, verbosity: Verbosity) {
-    if !wanted.ends_with(LATEST) {
-        return;
-    }
-    if let Some(unread) = backups.unread_beside(id) {
-        let (unread, name) = (unread.display(), backups.name(id));
-        verbosity.note(&format!(
-            "{unread} cannot be read, and may be a newer state of this disk than {name}: `qcowfs ls` says why"
-        ));
-    }
     let broken = backups.newer_and_broken(id);
-    let Some(newest) = broken.last() else { return };
+    let Some(newest) = broken.last().filter(|_| wanted.ends_with(LATEST)) else { return };
     let (name, more) = (backups.name(id), broken.len() - 1);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     verbosity.note(&format!(

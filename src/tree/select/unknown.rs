@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::super::partitions::number_in;
 use super::near::nearest;
-use super::{Disk, LATEST, NO_BACKUP, Names, Point, Refusal, ends_with};
+use super::{Disk, LATEST, Names, Point, Refusal, ends_with};
 
 /// How many names a refusal lists.
 const MOST_LISTED: usize = 6;
@@ -14,9 +14,6 @@ impl Names {
     pub(super) fn unknown(&self, wanted: &str, typed: &str) -> Refusal {
         if wanted.is_empty() {
             return "no restore point is named; `qcowfs ls SOURCE` lists them".into();
-        }
-        if self.disks.is_empty() {
-            return NO_BACKUP.into();
         }
         let told = self.is_disk(wanted).or_else(|| self.is_folder(wanted, LATEST));
         told.or_else(|| self.is_partition(wanted)).unwrap_or_else(|| {
